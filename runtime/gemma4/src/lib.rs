@@ -1,0 +1,24 @@
+//! Gemma 4 as data: from a `config.json` to every tensor, its shard on a device, and the bytes of the KV cache.
+//!
+//! Invariant: everything here is a pure function of a configuration (plus a mesh, a data type or a block size). Nothing is
+//! read except the bytes or paths that a caller hands in, and no input makes these functions panic. The memory budget, the
+//! plan, the graph builder and the weight loader all call the same functions, so they cannot disagree about a shape.
+//!
+//! * [`config`]: the published and the per-layer form of `config.json`, resolved to one [`Config`]
+//! * [`tensors`]: names, shapes and roles of all tensors of a checkpoint, and parameter counts
+//! * [`sharding`]: the bundled engine's manual tensor parallelism
+//! * [`kv`]: pages of the KV cache
+//! * [`checkpoint`]: headers of safetensors files
+//!
+//! Dimension names used in the documentation: `V` vocabulary, `H` hidden size, `L` layers, `P` width of the per-layer
+//! embeddings, `I` width of an MLP, `E` experts, `D` width of a vision or audio tower, `W` the sliding window in tokens.
+
+pub mod checkpoint;
+pub mod config;
+mod dtype;
+pub mod kv;
+pub mod sharding;
+pub mod tensors;
+
+pub use config::{AttentionKind, Config, ConfigError, RawConfig};
+pub use dtype::{DType, UnknownDType};

@@ -1,0 +1,215 @@
+//! Where each tensor lives, by the rules of the engine that loads it, and what that costs a device.
+
+use gemma4_model::sharding::{self, Mesh};
+use gemma4_model::tensors::{Component, Role, Tensor, tensors};
+use gemma4_plan::{MemoryTerm, TensorPlacement};
+
+use super::{Impossible, term, vllm_gpu, vllm_tpu};
+use crate::plan::resolve::Resolved;
+use crate::profile::{EngineKind, ExpertSharding, Placement};
+
+/// A tensor on a device.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The dimension that is split over the model axis, if any.
+    pub split: Option<usize>,
+    /// Shape on one device.
+    pub local_shape: Vec<u64>,
+    /// Copies that a device holds; 2 where an engine stores K = V twice.
+    pub copies: u64,
+    /// Why the shape is not simply divided.
+    pub note: Option<String>,
+}
+
+impl Placed {
+    /// The whole tensor on every device.
+    pub fn whole(tensor: &Tensor) -> Self {
+        Placed { split: None, local_shape: tensor.shape.clone(), copies: 1, note: None }
+    }
+
+    /// Dimension `dimension` divided by `parts`, rounded up: engines pad what does not divide.
+    pub fn split(tensor: &Tensor, dimension: usize, parts: u64) -> Self {
+        if parts <= 1 {
+            return Placed { split: Some(dimension), ..Placed::whole(tensor) };
+        }
+        let mut local_shape = tensor.shape.clone();
+        if let Some(size) = local_shape.get_mut(dimension) {
+            *size = size.div_ceil(parts);
+        }
+        Placed { split: Some(dimension), local_shape, copies: 1, note: None }
+    }
+
+    /// The same with another size of the split dimension.
+    pub fn sized(tensor: &Tensor, dimension: usize, size: u64, note: impl Into<String>) -> Self {
+        let mut local_shape = tensor.shape.clone();
+        if let Some(old) = local_shape.get_mut(dimension) {
+            *old = size;
+        }
+        Placed { split: Some(dimension), local_shape, copies: 1, note: Some(note.into()) }
+    }
+
+    /// Elements on one device.
+    pub fn elements(&self) -> u64 {
+        self.local_shape.iter().fold(self.copies, |product, &size| product.saturating_mul(size))
+    }
+}
+
+/// All weights of a launch.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// Rows of the sharding table.
+    pub rows: Vec<TensorPlacement>,
+    /// Bytes on one device, exact for the rules above.
+    pub device_bytes: u64,
+    /// The same by component, with buffers that loading makes.
+    pub terms: Vec<MemoryTerm>,
+    /// Parameters that the engine loads.
+    pub parameters: u64,
+}
+
+/// Places every tensor that the engine loads.
+///
+/// # Errors
+/// If the mesh does not divide what it must.
+pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
+    let tp = u64::from(resolved.tensor);
+    check_heads(resolved)?;
+    let config = &resolved.model.config;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut terms: Vec<(Component, u64)> = Vec::new();
+    let mut parameters = 0_u64;
+    let mut device_bytes = 0_u64;
+    let mesh = Mesh { data: u64::from(resolved.data), model: tp };
+    let experts = match resolved.experts {
+        ExpertSharding::Tensor => sharding::ExpertSharding::Tensor,
+        ExpertSharding::Expert => sharding::ExpertSharding::Expert,
+    };
+    for tensor in tensors(config) {
+        let placed = match resolved.kind {
+            EngineKind::VllmTpu => vllm_tpu::place(resolved, &tensor)?,
+            EngineKind::VllmGpu => vllm_gpu::place(resolved, &tensor),
+            EngineKind::Bundled => {
+                let on_host = resolved.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
+                if !tensor.used || !tensor.component.is_text() || on_host {
+                    None
+                } else {
+                    let placement = sharding::place(config, &tensor, &mesh, experts)
+                        .map_err(|error| Impossible { key: "parallelism.tensor", message: error.to_string() })?;
+                    let note = placement
+                        .replicated_kv()
+                        .then(|| format!("each KV head stands on {} devices", placement.replication));
+                    Some(Placed {
+                        split: placement.split_dimension(),
+                        local_shape: placement.local_shape,
+                        copies: 1,
+                        note,
+                    })
+                }
+            }
+        };
+        let Some(placed) = placed else { continue };
+        let bytes = resolved.dtype.bytes(placed.elements()).unwrap_or(u64::MAX);
+        parameters = parameters.saturating_add(tensor.elements());
+        device_bytes = device_bytes.saturating_add(bytes);
+        match terms.iter_mut().find(|(component, _)| *component == tensor.component) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => terms.push((tensor.component, bytes)),
+        }
+        add_row(&mut rows, &tensor, placed, bytes);
+    }
+    let mut terms: Vec<MemoryTerm> = terms
+        .into_iter()
+        .map(|(component, bytes)| {
+            term("weights", component_name(component), bytes, "shapes", resolved.model.source.clone())
+        })
+        .collect();
+    let buffers = match resolved.kind {
+        EngineKind::VllmTpu => vllm_tpu::buffers(resolved),
+        EngineKind::VllmGpu => vllm_gpu::buffers(resolved),
+        EngineKind::Bundled => Vec::new(),
+    };
+    for buffer in buffers {
+        device_bytes = device_bytes.saturating_add(buffer.bytes);
+        terms.push(buffer);
+    }
+    let rows = rows.into_iter().map(|row| row.placement).collect();
+    Ok(Weights { rows, device_bytes, terms, parameters })
+}
+
+/// The rules that every engine shares: query heads divide, KV heads divide or are divided.
+fn check_heads(resolved: &Resolved) -> Result<(), Impossible> {
+    let tp = u64::from(resolved.tensor);
+    let text = &resolved.model.config.text;
+    let key = "parallelism.tensor";
+    if tp == 0 || !text.query_heads.is_multiple_of(tp) {
+        return Err(Impossible { key, message: format!("{} query heads do not divide by {tp}", text.query_heads) });
+    }
+    for layer in &text.layers {
+        let heads = layer.kv_heads;
+        if if heads >= tp { heads % tp != 0 } else { tp % heads.max(1) != 0 } {
+            return Err(Impossible {
+                key,
+                message: format!("{heads} KV heads and {tp} devices: one has to be a multiple of the other"),
+            });
+        }
+    }
+    Ok(())
+}
+
+struct Row {
+    role: Role,
+    component: Component,
+    placement: TensorPlacement,
+}
+
+/// Adds a tensor to the table: tensors of equal layers share a row.
+fn add_row(rows: &mut Vec<Row>, tensor: &Tensor, placed: Placed, bytes: u64) {
+    let layer = tensor.layer.and_then(|layer| u32::try_from(layer).ok());
+    let same = rows.iter_mut().rev().find(|row| {
+        row.role == tensor.role
+            && row.component == tensor.component
+            && row.placement.shape == tensor.shape
+            && row.placement.local_shape == placed.local_shape
+            && !row.placement.layers.is_empty()
+            && layer.is_some()
+    });
+    if let Some(row) = same {
+        if let Some(layer) = layer
+            && row.placement.layers.last() != Some(&layer)
+        {
+            row.placement.layers.push(layer);
+        }
+        row.placement.device_bytes = row.placement.device_bytes.saturating_add(bytes);
+        return;
+    }
+    let spec = (0..tensor.shape.len())
+        .map(|dimension| (placed.split == Some(dimension)).then(|| "model".to_owned()))
+        .collect();
+    let placement = TensorPlacement {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        spec,
+        local_shape: placed.local_shape,
+        layers: layer.into_iter().collect(),
+        device_bytes: bytes,
+        note: placed.note,
+    };
+    rows.push(Row { role: tensor.role, component: tensor.component, placement });
+}
+
+/// A component in words.
+pub(super) fn component_name(component: Component) -> &'static str {
+    match component {
+        Component::TokenEmbedding => "token embedding",
+        Component::Head => "output head",
+        Component::PerLayerTable => "per-layer-embedding table",
+        Component::PerLayerProjection => "per-layer projections",
+        Component::Attention => "attention",
+        Component::Mlp => "MLP",
+        Component::Experts => "experts",
+        Component::Router => "router",
+        Component::Norm => "norms and scalars",
+        Component::Vision => "vision",
+        Component::Audio => "audio",
+    }
+}

@@ -1,0 +1,96 @@
+//! The command line: one file a verb.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings at error level or it does not fit,
+//! 2 a wrong command line or a file that cannot be opened, 3 with `--detailed-exitcode` if there are changes.
+
+mod completions;
+mod explain;
+mod init;
+mod lint;
+mod output;
+mod plan;
+mod plan_text;
+mod profiles;
+mod schema;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use output::Output;
+
+/// Proves that Gemma 4 fits, says exactly what will run, and runs it.
+#[derive(Debug, Parser)]
+#[command(name = "gemma4ctl", version, propagate_version = true, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Say what will run, whether it fits, and what is wrong with it
+    Plan(plan::Arguments),
+    /// Check profiles
+    Lint(lint::Arguments),
+    /// Tell where a value of a plan comes from, or what a lint rule is about
+    Explain(explain::Arguments),
+    /// List the profiles that can be named
+    Profiles(profiles::Arguments),
+    /// Write a profile to start from
+    Init(init::Arguments),
+    /// Print a JSON Schema, or check files against it
+    Schema(schema::Arguments),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+}
+
+/// Exit code for findings at error level, or a plan that does not fit.
+const FINDINGS: u8 = 1;
+/// Exit code for a wrong command line, or a file that cannot be opened.
+const USAGE: u8 = 2;
+/// Exit code for changes, with `--detailed-exitcode`.
+const CHANGES: u8 = 3;
+
+/// Runs the command line `arguments`, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match Arguments::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help and version are results; the rest is a usage error. Printing fails only on a closed pipe.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let mut output = Output::default();
+    let result = match parsed.verb {
+        Verb::Plan(arguments) => plan::run(&arguments, &mut output),
+        Verb::Lint(arguments) => lint::run(&arguments, &mut output),
+        Verb::Explain(arguments) => explain::run(&arguments, &mut output),
+        Verb::Profiles(arguments) => profiles::run(&arguments, &mut output),
+        Verb::Init(arguments) => init::run(&arguments, &mut output),
+        Verb::Schema(arguments) => schema::run(&arguments, &mut output),
+        Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command(), &mut output),
+    };
+    match result {
+        Ok(code) => {
+            output.finish();
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            output.finish();
+            output::report(&error);
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// How one result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ResultFormat {
+    /// For people.
+    Text,
+    /// For programs; stable.
+    Json,
+}

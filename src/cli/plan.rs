@@ -1,0 +1,99 @@
+//! `plan PROFILE`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use gemma4_plan::Plan;
+
+use super::output::{note, write_atomically};
+use super::{CHANGES, FINDINGS, Output, ResultFormat, plan_text};
+use crate::diagnostic::render::{self, Batch, Format};
+use crate::plan::{Analysis, analyze, diff};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A path, or a name looked up in ./profiles, the user's folder and the built-in profiles
+    profile: String,
+    /// Override a value of the profile, for example `scheduler.max_num_seqs=128`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How to print the plan
+    #[arg(long, value_enum, default_value = "text")]
+    format: ResultFormat,
+    /// Write the plan to a file, if there is no error
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Show the difference to another profile or plan file instead
+    #[arg(long, value_name = "PROFILE")]
+    against: Option<String>,
+    /// With --against: exit with 3 if there are changes
+    #[arg(long, requires = "against")]
+    detailed_exitcode: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<u8> {
+    let analysis = analyze(&arguments.profile, &arguments.set)?;
+    let Some(mut plan) = analysis.plan() else {
+        return findings_alone(&analysis, arguments.format, output);
+    };
+    // Made once: fills in the checksum too.
+    let json = gemma4_plan::to_json(&mut plan).context("the plan cannot be written as JSON")?;
+    let failed = analysis.has_errors() || !plan.memory.fits;
+
+    let mut code = if failed { FINDINGS } else { 0 };
+    if let Some(against) = &arguments.against {
+        let Some(other) = read_other(against, arguments.format, output)? else { return Ok(FINDINGS) };
+        let difference = diff::compare(&other, &plan);
+        match arguments.format {
+            ResultFormat::Json => output.line(serde_json::to_string_pretty(&difference)?),
+            ResultFormat::Text => plan_text::difference(output, &other, &plan, &difference),
+        }
+        if arguments.detailed_exitcode && !difference.same && code == 0 {
+            code = CHANGES;
+        }
+    } else {
+        match arguments.format {
+            ResultFormat::Json => output.push(&json),
+            ResultFormat::Text => plan_text::plan(output, &arguments.profile, &plan),
+        }
+    }
+    if let Some(path) = &arguments.out {
+        if failed {
+            note(&format!("{} was not written: the plan has errors", path.display()));
+        } else {
+            write_atomically(path, &json)?;
+            note(&format!("wrote {}", path.display()));
+        }
+    }
+    Ok(code)
+}
+
+/// A profile of which no plan can be made: its findings are the result.
+fn findings_alone(analysis: &Analysis, format: ResultFormat, output: &mut Output) -> anyhow::Result<u8> {
+    let batch = Batch { sources: &analysis.loaded.sources, diagnostics: &analysis.loaded.diagnostics };
+    let format = match format {
+        ResultFormat::Text => Format::Text,
+        ResultFormat::Json => Format::Json,
+    };
+    output.push(&render::render(format, &[batch], output.colour()));
+    if format == Format::Text {
+        note(&format!("{}: no plan can be made of this profile", render::tally(analysis.loaded.diagnostics.iter())));
+    }
+    Ok(FINDINGS)
+}
+
+/// The plan to compare with: a plan file if it is one, else the plan of a profile.
+fn read_other(argument: &str, format: ResultFormat, output: &mut Output) -> anyhow::Result<Option<Plan>> {
+    let path = Path::new(argument);
+    if path.extension().is_some_and(|extension| extension == "json") && path.is_file() {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {argument}"))?;
+        return gemma4_plan::read(&bytes).map(Some).with_context(|| format!("cannot use {argument}"));
+    }
+    let analysis = analyze(argument, &[])?;
+    let Some(mut plan) = analysis.plan() else {
+        findings_alone(&analysis, format, output)?;
+        return Ok(None);
+    };
+    gemma4_plan::to_json(&mut plan).context("the plan cannot be written as JSON")?;
+    Ok(Some(plan))
+}

@@ -1,0 +1,55 @@
+//! A step that the largest media item does not fit into.
+
+use super::prelude::*;
+use crate::plan::resolve::LARGEST_MEDIA_ITEM;
+use crate::profile::EngineKind;
+
+rule!("batched-tokens-multimodal-floor", Error, "a step smaller than the largest media item that may not be split");
+
+/// Tokens of an image at the default resolution.
+const IMAGE: u64 = 280;
+
+fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
+    let resolved = context.resolved;
+    let config = &resolved.model.config;
+    // On CUDA, vLLM itself forbids to split where images see themselves in both directions.
+    let forced = resolved.kind == EngineKind::VllmGpu && config.bidirectional_vision && !resolved.text_only();
+    if !context.on_vllm()
+        || !resolved.is_multimodal()
+        || config.vision.is_none()
+        || (resolved.chunked_mm_input && !forced)
+    {
+        return;
+    }
+    let (what, largest, limit) = if resolved.multimodal.video != Some(0) {
+        ("a video", LARGEST_MEDIA_ITEM, "multimodal.video")
+    } else if resolved.multimodal.image != Some(0) {
+        ("an image", IMAGE, "multimodal.image")
+    } else {
+        return;
+    };
+    let tokens = resolved.max_num_batched_tokens;
+    if tokens >= largest {
+        return;
+    }
+    let key = "scheduler.max_num_batched_tokens";
+    let place = if context.is_set(key) { key } else { "scheduler.chunked_mm_input" };
+    let at = context.at(place);
+    let mut finding = RULE
+        .finding(
+            at,
+            format!(
+                "{what} of {} tokens may not be split and does not fit into a step of {}: the engine refuses to start",
+                commas(largest),
+                commas(tokens)
+            ),
+        )
+        .help(format!("raise `{key}` to {} or more (4096 is a bucket), or set `{limit}` to 0", commas(largest)));
+    if resolved.chunked_mm_input {
+        finding = finding.related(context.at("model.id"), "vLLM on GPUs never splits the media of this model");
+    }
+    if place == key && at.source == context.loaded.main {
+        finding = finding.fix(at, "4096");
+    }
+    findings.push(finding);
+}

@@ -1,0 +1,20 @@
+//! Flex-start where it is not sold.
+
+use super::prelude::*;
+use crate::profile::Provisioning;
+
+rule!("flex-start-unavailable", Error, "flex-start for an accelerator that does not have it");
+
+fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
+    let accelerator = &context.resolved.accelerator;
+    if context.resolved.provisioning != Some(Provisioning::FlexStart) || accelerator.flex_start {
+        return;
+    }
+    findings.push(
+        RULE.finding(
+            context.at("deploy.gcloud.provisioning"),
+            format!("the catalog knows no flex-start for {}", accelerator.family),
+        )
+        .help("use `on-demand`, `spot` or `reserved`; v5e, v5p and v6e have flex-start"),
+    );
+}

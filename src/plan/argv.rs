@@ -1,0 +1,176 @@
+//! The engine's command line and environment.
+//!
+//! What the profile says is always on the command line; of the defaults, those on which the budget rests are too, so
+//! that a plan means the same under another build of the engine. Values are arguments of their own, never parts of a
+//! shell line.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::resolve::Resolved;
+use crate::catalog::Version;
+use crate::profile::{EngineKind, KvCacheDtype};
+
+/// A command line with its environment.
+pub(super) struct Command {
+    /// Arguments, the program first.
+    pub(super) argv: Vec<String>,
+    /// Environment variables.
+    pub(super) env: BTreeMap<String, String>,
+    /// What was left out or renamed, and why.
+    pub(super) notes: Vec<String>,
+}
+
+/// The command of a resolved profile.
+pub(super) fn command(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
+    match resolved.kind {
+        EngineKind::VllmTpu | EngineKind::VllmGpu => vllm(resolved, is_set),
+        EngineKind::Bundled => Command {
+            argv: ["gemma4ctl", "runtime", "serve", "PLAN"].map(str::to_owned).to_vec(),
+            env: resolved.env.clone(),
+            notes: vec!["every setting is read from the plan file that stands in for PLAN".to_owned()],
+        },
+    }
+}
+
+fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
+    let tpu = resolved.kind == EngineKind::VllmTpu;
+    let mut argv: Vec<String> = ["vllm", "serve"].map(str::to_owned).to_vec();
+    argv.push(resolved.model_id.clone());
+    let mut notes = Vec::new();
+    let mut value = |flag: &str, text: String| {
+        argv.push(flag.to_owned());
+        argv.push(text);
+    };
+    value("--host", resolved.host.clone());
+    value("--port", resolved.port.to_string());
+    value("--tensor-parallel-size", resolved.tensor.to_string());
+    if resolved.data > 1 {
+        value("--data-parallel-size", resolved.data.to_string());
+    }
+    value("--dtype", resolved.dtype_word.to_string());
+    value(
+        "--kv-cache-dtype",
+        if resolved.kv_word == KvCacheDtype::Auto { "auto".to_owned() } else { resolved.kv_word.to_string() },
+    );
+    value("--gpu-memory-utilization", resolved.utilization.to_string());
+    value("--max-model-len", resolved.max_model_len.to_string());
+    value("--max-num-seqs", resolved.max_num_seqs.to_string());
+    value("--max-num-batched-tokens", resolved.max_num_batched_tokens.to_string());
+    if let Some(block_size) = resolved.block_size {
+        value("--block-size", block_size.to_string());
+    }
+    if let Some(blocks) = resolved.num_blocks {
+        value("--num-gpu-blocks-override", blocks.to_string());
+    }
+    if let Some(revision) = &resolved.revision {
+        value("--revision", revision.clone());
+    }
+    if let Some(quantization) = &resolved.quantization {
+        value("--quantization", quantization.clone());
+    }
+    if let Some(max_loras) = resolved.max_loras {
+        value("--max-loras", max_loras.to_string());
+    }
+    if resolved.architecture != resolved.model.config.architecture {
+        value("--hf-overrides", json!({ "architectures": [resolved.architecture] }).to_string());
+    }
+    if let Some(speculative) = &resolved.speculative {
+        let mut config = json!({ "method": speculative.method, "num_speculative_tokens": speculative.num_tokens });
+        if let Some(model) = &speculative.model {
+            config["model"] = model.as_str().into();
+        }
+        if let Some(min) = speculative.prompt_lookup_min {
+            config["prompt_lookup_min"] = min.into();
+        }
+        if let Some(max) = speculative.prompt_lookup_max {
+            config["prompt_lookup_max"] = max.into();
+        }
+        value("--speculative-config", config.to_string());
+    }
+    if let Some(load) = &resolved.safetensors_load {
+        value("--safetensors-load-strategy", load.clone());
+    }
+    let limits = &resolved.multimodal;
+    let limit = [("image", limits.image), ("audio", limits.audio), ("video", limits.video)];
+    if limit.iter().any(|(_, count)| count.is_some()) {
+        let map: serde_json::Map<String, serde_json::Value> =
+            limit.into_iter().filter_map(|(name, count)| count.map(|count| (name.to_owned(), count.into()))).collect();
+        value("--limit-mm-per-prompt", serde_json::Value::Object(map).to_string());
+    }
+    if let Some(parser) = &resolved.chat.tool_call_parser {
+        value("--tool-call-parser", parser.clone());
+    }
+    if let Some(parser) = &resolved.chat.reasoning_parser {
+        value("--reasoning-parser", parser.clone());
+    }
+    if resolved.chat.auto_tool_choice {
+        argv.push("--enable-auto-tool-choice".to_owned());
+    }
+    // Booleans that the profile says, in either direction.
+    let mut switch = |key: &str, on: bool, yes: &str, no: &str| {
+        if is_set(key) {
+            argv.push(if on { yes } else { no }.to_owned());
+        }
+    };
+    switch(
+        "scheduler.prefix_caching",
+        resolved.prefix_caching,
+        "--enable-prefix-caching",
+        "--no-enable-prefix-caching",
+    );
+    switch(
+        "scheduler.chunked_prefill",
+        resolved.chunked_prefill,
+        "--enable-chunked-prefill",
+        "--no-enable-chunked-prefill",
+    );
+    switch(
+        "scheduler.async_scheduling",
+        resolved.async_scheduling == Some(true),
+        "--async-scheduling",
+        "--no-async-scheduling",
+    );
+    if is_set("scheduler.chunked_mm_input") && !resolved.chunked_mm_input {
+        argv.push("--disable-chunked-mm-input".to_owned());
+    }
+    if resolved.fast_prefill {
+        argv.push("--kv-sharing-fast-prefill".to_owned());
+    }
+    if resolved.trust_remote_code {
+        argv.push("--trust-remote-code".to_owned());
+    }
+    let mut left_out = false;
+    for argument in &resolved.extra_args {
+        if !argument.starts_with("--") {
+            // The value of a flag that was left out goes with it.
+            if !left_out {
+                argv.push(argument.clone());
+            }
+            continue;
+        }
+        let name = argument.split('=').next().unwrap_or(argument).replace('_', "-");
+        let gone = resolved.engine.flags.iter().find(|flag| flag.name == name && resolved.version >= flag.until);
+        left_out = gone.is_some();
+        match gone {
+            Some(flag) => notes.push(format!("left out {name}: {}", flag.help)),
+            None => argv.push(argument.clone()),
+        }
+    }
+
+    let mut env = resolved.env.clone();
+    if tpu && resolved.padding_gap > 0 {
+        env.insert("VLLM_TPU_BUCKET_PADDING_GAP".to_owned(), resolved.padding_gap.to_string());
+        if resolved.version >= Version::new(0, 26) {
+            notes.push("this version prints `Unknown vLLM environment variable detected: VLLM_TPU_BUCKET_PADDING_GAP`, and applies it".to_owned());
+        }
+    }
+    if let Some(path) = &resolved.compile_cache {
+        env.insert(if tpu { "VLLM_XLA_CACHE_PATH" } else { "VLLM_CACHE_ROOT" }.to_owned(), path.clone());
+    }
+    if let Some(path) = &resolved.weights_cache {
+        env.insert("HF_HOME".to_owned(), path.clone());
+    }
+    Command { argv, env, notes }
+}

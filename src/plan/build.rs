@@ -1,0 +1,129 @@
+//! Puts a plan together from resolved values, budget and findings.
+
+use std::collections::BTreeMap;
+
+use gemma4_plan::{
+    CompileCache, Engine, Hardware, Mesh, Model, Plan, ProfileSummary, Scheduler, Server, Sharding, digest,
+};
+
+use super::argv;
+use super::resolve::Resolved;
+use crate::budget::Budget;
+use crate::profile::tree::Value;
+use crate::profile::{EngineKind, Loaded, schema};
+
+/// The plan, its digest not yet computed.
+pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
+    let command = argv::command(resolved, |key| loaded.node(key).is_some());
+    let mut plan = Plan {
+        format: gemma4_plan::FORMAT.to_owned(),
+        digest: String::new(),
+        checksum: String::new(),
+        profile: ProfileSummary { name: loaded.name.clone(), summary: loaded.profile.summary.get().cloned() },
+        model: Model {
+            id: resolved.model_id.clone(),
+            size: resolved.model.size.clone(),
+            architecture: resolved.architecture.clone(),
+            revision: resolved.revision.clone(),
+            dtype: resolved.dtype.name().to_owned(),
+            quantization: resolved.quantization.clone(),
+            trust_remote_code: resolved.trust_remote_code,
+            fingerprint: resolved.model.fingerprint.clone(),
+            context_length: resolved.model.config.text.max_position_embeddings,
+            parameters: parameters(resolved),
+        },
+        hardware: Hardware {
+            accelerator: resolved.accelerator_name.clone(),
+            family: resolved.accelerator.family.clone(),
+            topology: resolved.slice.topology.clone(),
+            chips: resolved.slice.chips,
+            devices: resolved.devices,
+            hosts: resolved.slice.hosts,
+            machine_type: resolved.slice.machine_type.clone(),
+            usable_hbm_bytes: resolved.usable,
+        },
+        engine: Engine {
+            kind: resolved.kind.as_str().to_owned(),
+            version: resolved.version_text.clone(),
+            image: resolved.image.clone(),
+            pip: resolved.pip.clone(),
+            argv: command.argv,
+            env: command.env,
+            notes: command.notes,
+        },
+        scheduler: Scheduler {
+            max_model_len: resolved.max_model_len,
+            max_num_seqs: resolved.max_num_seqs,
+            max_num_batched_tokens: resolved.max_num_batched_tokens,
+            bucket_padding_gap: resolved.padding_gap,
+            prefix_caching: resolved.prefix_caching,
+            chunked_prefill: resolved.chunked_prefill,
+            chunked_mm_input: resolved.chunked_mm_input,
+            kv_sharing_fast_prefill: resolved.fast_prefill,
+            async_scheduling: resolved.async_scheduling,
+        },
+        speculative: resolved.speculative.clone(),
+        multimodal: resolved.multimodal.clone(),
+        chat: resolved.chat.clone(),
+        sharding: Sharding {
+            mesh: Mesh { data: resolved.data, model: resolved.tensor },
+            tensors: budget.tensors.clone(),
+        },
+        buckets: budget.buckets.clone(),
+        kv_cache: budget.kv.clone(),
+        memory: budget.memory.clone(),
+        compile_cache: CompileCache { path: resolved.compile_cache.clone(), key: String::new() },
+        server: Server { host: resolved.host.clone(), port: resolved.port },
+        secrets: resolved.secrets.clone(),
+        workload: resolved.workload.clone(),
+        deploy: deploy(loaded),
+        proof: None,
+        diagnostics: loaded.diagnostics.iter().map(|finding| loaded.sources.record(finding)).collect(),
+        provenance: resolved.provenance.clone(),
+    };
+    plan.compile_cache.key = compile_key(&plan, resolved);
+    plan.digest = digest::compute(&plan);
+    plan
+}
+
+fn parameters(resolved: &Resolved) -> u64 {
+    let counted = gemma4_model::tensors::parameters(&resolved.model.config);
+    if resolved.kind == EngineKind::Bundled || resolved.loads_text_only_class() {
+        counted.text()
+    } else {
+        counted.total()
+    }
+}
+
+/// Changes whenever the engine's compiled programs would not be reused: shapes, mesh, version and topology, not names,
+/// addresses or utilization as such.
+fn compile_key(plan: &Plan, resolved: &Resolved) -> String {
+    let flags = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].map(|name| plan.engine.env.get(name));
+    let key = serde_json::json!({
+        "engine": [plan.engine.kind, resolved.version.to_string(), plan.engine.image],
+        "topology": [plan.hardware.family, plan.hardware.topology],
+        "config": format!("{:?}", resolved.model.config.text),
+        "dtype": plan.model.dtype,
+        "mesh": plan.sharding.mesh,
+        "experts": resolved.experts.as_str(),
+        "tokens": plan.buckets.tokens,
+        "requests": plan.buckets.requests,
+        "logits": plan.buckets.logits,
+        "kv": [plan.kv_cache.dtype.as_str()],
+        "blocks": [plan.kv_cache.block_size, plan.kv_cache.blocks, plan.scheduler.max_model_len.div_ceil(plan.kv_cache.block_size.max(1))],
+        "flags": flags,
+        "text_only": resolved.text_only(),
+    });
+    digest::sha256(key.to_string().as_bytes())
+}
+
+/// The `[deploy]` tables as they were written, after typed checking.
+fn deploy(loaded: &Loaded) -> BTreeMap<String, serde_json::Value> {
+    match loaded.table.get("deploy").map(|node| &node.value) {
+        Some(Value::Table(table)) => match schema::to_json(table) {
+            serde_json::Value::Object(map) => map.into_iter().collect(),
+            _ => BTreeMap::new(),
+        },
+        _ => BTreeMap::new(),
+    }
+}
