@@ -1,10 +1,11 @@
 //! Where each tensor lives, by the rules of the engine that loads it, and what that costs a device.
 
 use gemma4_model::sharding::{self, Mesh};
-use gemma4_model::tensors::{Component, Role, Tensor, tensors};
+use gemma4_model::tensors::{Component, Role, Tensor};
 use gemma4_plan::{MemoryTerm, TensorPlacement};
 
 use super::{Impossible, term, vllm_gpu, vllm_tpu};
+use crate::catalog::TensorKind;
 use crate::plan::resolve::Resolved;
 use crate::profile::{EngineKind, ExpertSharding, Placement};
 
@@ -63,8 +64,6 @@ pub struct Weights {
     pub device_bytes: u64,
     /// The same by component, with buffers that loading makes.
     pub terms: Vec<MemoryTerm>,
-    /// Parameters that the engine loads.
-    pub parameters: u64,
 }
 
 /// Places every tensor that the engine loads.
@@ -75,25 +74,24 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
     let tp = u64::from(resolved.tensor);
     check_heads(resolved)?;
     let config = &resolved.model.config;
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<TensorPlacement> = Vec::new();
     let mut terms: Vec<(Component, u64)> = Vec::new();
-    let mut parameters = 0_u64;
     let mut device_bytes = 0_u64;
     let mesh = Mesh { data: u64::from(resolved.data), model: tp };
     let experts = match resolved.experts {
         ExpertSharding::Tensor => sharding::ExpertSharding::Tensor,
         ExpertSharding::Expert => sharding::ExpertSharding::Expert,
     };
-    for tensor in tensors(config) {
+    for TensorKind { tensor, layers, count } in &resolved.model.kinds {
         let placed = match resolved.kind {
-            EngineKind::VllmTpu => vllm_tpu::place(resolved, &tensor)?,
-            EngineKind::VllmGpu => vllm_gpu::place(resolved, &tensor),
+            EngineKind::VllmTpu => vllm_tpu::place(resolved, tensor)?,
+            EngineKind::VllmGpu => vllm_gpu::place(resolved, tensor),
             EngineKind::Bundled => {
                 let on_host = resolved.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
                 if !tensor.used || !tensor.component.is_text() || on_host {
                     None
                 } else {
-                    let placement = sharding::place(config, &tensor, &mesh, experts)
+                    let placement = sharding::place(config, tensor, &mesh, experts)
                         .map_err(|error| Impossible { key: "parallelism.tensor", message: error.to_string() })?;
                     let note = placement
                         .replicated_kv()
@@ -108,14 +106,13 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
             }
         };
         let Some(placed) = placed else { continue };
-        let bytes = resolved.dtype.bytes(placed.elements()).unwrap_or(u64::MAX);
-        parameters = parameters.saturating_add(tensor.elements());
+        let bytes = resolved.dtype.bytes(placed.elements()).unwrap_or(u64::MAX).saturating_mul(*count);
         device_bytes = device_bytes.saturating_add(bytes);
         match terms.iter_mut().find(|(component, _)| *component == tensor.component) {
             Some((_, sum)) => *sum = sum.saturating_add(bytes),
             None => terms.push((tensor.component, bytes)),
         }
-        add_row(&mut rows, &tensor, placed, bytes);
+        rows.push(row(tensor, layers, placed, bytes));
     }
     let mut terms: Vec<MemoryTerm> = terms
         .into_iter()
@@ -132,8 +129,7 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
         device_bytes = device_bytes.saturating_add(buffer.bytes);
         terms.push(buffer);
     }
-    let rows = rows.into_iter().map(|row| row.placement).collect();
-    Ok(Weights { rows, device_bytes, terms, parameters })
+    Ok(Weights { rows, device_bytes, terms })
 }
 
 /// The rules that every engine shares: query heads divide, KV heads divide or are divided.
@@ -156,45 +152,18 @@ fn check_heads(resolved: &Resolved) -> Result<(), Impossible> {
     Ok(())
 }
 
-struct Row {
-    role: Role,
-    component: Component,
-    placement: TensorPlacement,
-}
-
-/// Adds a tensor to the table: tensors of equal layers share a row.
-fn add_row(rows: &mut Vec<Row>, tensor: &Tensor, placed: Placed, bytes: u64) {
-    let layer = tensor.layer.and_then(|layer| u32::try_from(layer).ok());
-    let same = rows.iter_mut().rev().find(|row| {
-        row.role == tensor.role
-            && row.component == tensor.component
-            && row.placement.shape == tensor.shape
-            && row.placement.local_shape == placed.local_shape
-            && !row.placement.layers.is_empty()
-            && layer.is_some()
-    });
-    if let Some(row) = same {
-        if let Some(layer) = layer
-            && row.placement.layers.last() != Some(&layer)
-        {
-            row.placement.layers.push(layer);
-        }
-        row.placement.device_bytes = row.placement.device_bytes.saturating_add(bytes);
-        return;
-    }
-    let spec = (0..tensor.shape.len())
-        .map(|dimension| (placed.split == Some(dimension)).then(|| "model".to_owned()))
-        .collect();
-    let placement = TensorPlacement {
+/// A row of the sharding table.
+fn row(tensor: &Tensor, layers: &[u32], placed: Placed, device_bytes: u64) -> TensorPlacement {
+    let split = |dimension| (placed.split == Some(dimension)).then(|| "model".to_owned());
+    TensorPlacement {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
-        spec,
+        spec: (0..tensor.shape.len()).map(split).collect(),
         local_shape: placed.local_shape,
-        layers: layer.into_iter().collect(),
-        device_bytes: bytes,
+        layers: layers.to_vec(),
+        device_bytes,
         note: placed.note,
-    };
-    rows.push(Row { role: tensor.role, component: tensor.component, placement });
+    }
 }
 
 /// A component in words.

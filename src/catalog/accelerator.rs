@@ -1,8 +1,10 @@
 //! Accelerators: families of chips and the slices in which they can be had.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
-use super::{CatalogError, Version, parse, user_entries};
+use super::{Cache, CatalogError, Version, parse, user_entries};
 use crate::profile::{EngineKind, Plane};
 
 /// What kind of chip.
@@ -132,15 +134,19 @@ const FILES: [(&str, &str); 12] =
 ///
 /// # Errors
 /// If a catalog file of the user cannot be used.
-pub fn accelerator(family: &str) -> Result<Option<Accelerator>, CatalogError> {
-    if let Some(own) = user_entries::<Accelerator>("accelerators")?.into_iter().find(|entry| entry.family == family) {
-        return Ok(Some(own));
-    }
-    FILES
-        .iter()
-        .find(|(name, _)| *name == family)
-        .map(|(name, text)| parse(&format!("builtin:{name}"), text))
-        .transpose()
+pub fn accelerator(family: &str) -> Result<Option<Arc<Accelerator>>, CatalogError> {
+    static READ: Cache<Accelerator> = Cache::new();
+    READ.get(family, || {
+        let own = user_entries::<Accelerator>("accelerators")?.into_iter().find(|entry| entry.family == family);
+        if own.is_some() {
+            return Ok(own);
+        }
+        FILES
+            .iter()
+            .find(|(name, _)| *name == family)
+            .map(|(name, text)| parse(&format!("builtin:{name}"), text))
+            .transpose()
+    })
 }
 
 /// Every accelerator that can be named, such as `v6e-4`.

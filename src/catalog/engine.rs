@@ -1,11 +1,11 @@
 //! Engines: defaults, flags and what was measured, by version.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
-use super::{CatalogError, Version, parse, user_entries};
+use super::{Cache, CatalogError, Version, parse, user_entries};
 use crate::profile::EngineKind;
 
 /// An engine.
@@ -174,14 +174,19 @@ fn read_options(text: &'static str) -> Vec<Opt> {
 ///
 /// # Errors
 /// If a catalog file of the user cannot be used.
-pub fn engine(kind: EngineKind) -> Result<Engine, CatalogError> {
-    if let Some(own) = user_entries::<Engine>("engines")?.into_iter().find(|entry| entry.kind == kind.as_str()) {
-        return Ok(own);
-    }
-    let (name, text) = match kind {
-        EngineKind::VllmTpu => ("builtin:vllm-tpu", include_str!("data/engines/vllm-tpu.toml")),
-        EngineKind::VllmGpu => ("builtin:vllm-gpu", include_str!("data/engines/vllm-gpu.toml")),
-        EngineKind::Bundled => ("builtin:bundled", include_str!("data/engines/bundled.toml")),
-    };
-    parse(name, text)
+pub fn engine(kind: EngineKind) -> Result<Arc<Engine>, CatalogError> {
+    static READ: Cache<Engine> = Cache::new();
+    let found = READ.get(kind.as_str(), || {
+        let own = user_entries::<Engine>("engines")?.into_iter().find(|entry| entry.kind == kind.as_str());
+        if own.is_some() {
+            return Ok(own);
+        }
+        let (name, text) = match kind {
+            EngineKind::VllmTpu => ("builtin:vllm-tpu", include_str!("data/engines/vllm-tpu.toml")),
+            EngineKind::VllmGpu => ("builtin:vllm-gpu", include_str!("data/engines/vllm-gpu.toml")),
+            EngineKind::Bundled => ("builtin:bundled", include_str!("data/engines/bundled.toml")),
+        };
+        parse(name, text).map(Some)
+    })?;
+    found.ok_or_else(|| CatalogError::Parse { path: kind.to_string(), message: "there is no such engine".to_owned() })
 }

@@ -9,14 +9,16 @@ mod engine;
 mod model;
 mod version;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use accelerator::{Accelerator, AcceleratorKind, Prices, Slice, accelerator, accelerator_names};
 pub use engine::{Default as EngineDefault, Engine, Flag, IgnoredEnv, IgnoredFlag, MeasuredWeights, Programs, engine};
-pub use model::{Model, local_model, model, model_names};
+pub use model::{Model, TensorKind, local_model, model, model_names};
 pub use version::Version;
 
 /// An entry of a user's catalog that cannot be used.
@@ -74,4 +76,29 @@ fn user_entries<T: DeserializeOwned>(kind: &str) -> Result<Vec<T>, CatalogError>
 fn parse<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, CatalogError> {
     toml::from_str(text)
         .map_err(|error| CatalogError::Parse { path: path.to_owned(), message: error.to_string().trim().to_owned() })
+}
+
+/// Entries that were read already: a run over many profiles reads each file once.
+struct Cache<T>(Mutex<BTreeMap<String, Option<Arc<T>>>>);
+
+impl<T> Cache<T> {
+    const fn new() -> Self {
+        Cache(Mutex::new(BTreeMap::new()))
+    }
+
+    /// The entry of `key`, read with `load` the first time.
+    fn get(
+        &self,
+        key: &str,
+        load: impl FnOnce() -> Result<Option<T>, CatalogError>,
+    ) -> Result<Option<Arc<T>>, CatalogError> {
+        // Entries are never changed, so a panic elsewhere leaves nothing half done.
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(key) {
+            return Ok(entry.clone());
+        }
+        let entry = load()?.map(Arc::new);
+        entries.insert(key.to_owned(), entry.clone());
+        Ok(entry)
+    }
 }

@@ -1,11 +1,14 @@
 //! Models: the Gemma 4 family by size, and checkpoints in a folder.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use gemma4_model::tensors::{Tensor, tensors};
 use gemma4_model::{Config, RawConfig};
 use serde::Deserialize;
 
-use super::{CatalogError, parse, user_entries};
+use super::{Cache, CatalogError, parse, user_entries};
 
 /// A model.
 #[derive(Debug, Clone)]
@@ -16,12 +19,63 @@ pub struct Model {
     pub source: String,
     /// The dimensions.
     pub config: Config,
-    /// Whether the id itself is in the catalog, rather than recognised by its name.
-    pub exact: bool,
+    /// Ids in the catalog; a derived checkpoint is recognised by its name and is not among them.
+    pub ids: Vec<String>,
+    /// The tensors, equal ones together.
+    pub kinds: Vec<TensorKind>,
     /// For a checkpoint in a folder: SHA-256 of its configuration and tensor headers.
     pub fingerprint: Option<String>,
     /// For a checkpoint in a folder: bytes of its tensors.
     pub checkpoint_bytes: Option<u64>,
+}
+
+/// Tensors that differ in nothing but their layer.
+#[derive(Debug, Clone)]
+pub struct TensorKind {
+    /// The first of them.
+    pub tensor: Tensor,
+    /// The layers that have one, in their own stack; empty for tensors outside the layers.
+    pub layers: Vec<u32>,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// Groups the tensors of `config`: same role and shape, in layers with the same attention.
+fn kinds(config: &Config) -> Vec<TensorKind> {
+    let mut kinds: Vec<TensorKind> = Vec::new();
+    let mut index: HashMap<_, usize> = HashMap::new();
+    for tensor in tensors(config) {
+        let layer = if tensor.component.is_text() {
+            tensor.layer.and_then(|layer| config.text.layers.get(layer))
+        } else {
+            None
+        };
+        let attention = layer.map(|layer| (layer.kv_heads, layer.head_dim, layer.k_eq_v));
+        let key = (
+            tensor.role,
+            tensor.component,
+            tensor.used,
+            tensor.shape.clone(),
+            attention,
+            tensor.layer.is_none().then(|| tensor.name.clone()),
+        );
+        let number = tensor.layer.and_then(|layer| u32::try_from(layer).ok());
+        match index.get(&key).and_then(|&at| kinds.get_mut(at)) {
+            Some(kind) => {
+                kind.count += 1;
+                if let Some(number) = number
+                    && kind.layers.last() != Some(&number)
+                {
+                    kind.layers.push(number);
+                }
+            }
+            None => {
+                index.insert(key, kinds.len());
+                kinds.push(TensorKind { tensor, layers: number.into_iter().collect(), count: 1 });
+            }
+        }
+    }
+    kinds
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -49,11 +103,19 @@ const FILES: [(&str, &str, &str); 6] = files![
 ];
 
 impl Entry {
-    fn into_model(self, id: &str, path: &str) -> Result<Model, CatalogError> {
+    fn into_model(self, path: &str) -> Result<Model, CatalogError> {
         let config = Config::from_raw(&self.config)
             .map_err(|error| CatalogError::Parse { path: path.to_owned(), message: format!("[config]: {error}") })?;
-        let exact = self.ids.iter().any(|known| known == id);
-        Ok(Model { size: self.name, source: self.source, config, exact, fingerprint: None, checkpoint_bytes: None })
+        let kinds = kinds(&config);
+        Ok(Model {
+            size: self.name,
+            source: self.source,
+            config,
+            ids: self.ids,
+            kinds,
+            fingerprint: None,
+            checkpoint_bytes: None,
+        })
     }
 }
 
@@ -61,28 +123,31 @@ impl Entry {
 ///
 /// # Errors
 /// If a catalog file of the user cannot be used.
-pub fn model(id: &str, size: Option<&str>) -> Result<Option<Model>, CatalogError> {
-    let lower = id.to_lowercase();
-    for entry in user_entries::<Entry>("models")? {
-        let named = size.is_some_and(|size| size.eq_ignore_ascii_case(&entry.name));
-        if named
-            || (size.is_none()
-                && (entry.ids.iter().any(|known| known == id) || lower.contains(&entry.pattern.to_lowercase())))
-        {
-            return entry.into_model(id, "catalog").map(Some);
+pub fn model(id: &str, size: Option<&str>) -> Result<Option<Arc<Model>>, CatalogError> {
+    static READ: Cache<Model> = Cache::new();
+    READ.get(&format!("{id} {}", size.unwrap_or("")), || {
+        let lower = id.to_lowercase();
+        for entry in user_entries::<Entry>("models")? {
+            let matches = match size {
+                Some(size) => size.eq_ignore_ascii_case(&entry.name),
+                None => entry.ids.iter().any(|known| known == id) || lower.contains(&entry.pattern.to_lowercase()),
+            };
+            if matches {
+                return entry.into_model("catalog").map(Some);
+            }
         }
-    }
-    for (name, pattern, text) in FILES {
-        let matches = match size {
-            Some(size) => size.eq_ignore_ascii_case(name),
-            None => lower.contains(pattern),
-        };
-        if matches {
-            let path = format!("builtin:{name}");
-            return parse::<Entry>(&path, text)?.into_model(id, &path).map(Some);
+        for (name, pattern, text) in FILES {
+            let matches = match size {
+                Some(size) => size.eq_ignore_ascii_case(name),
+                None => lower.contains(pattern),
+            };
+            if matches {
+                let path = format!("builtin:{name}");
+                return parse::<Entry>(&path, text)?.into_model(&path).map(Some);
+            }
         }
-    }
-    Ok(None)
+        Ok(None)
+    })
 }
 
 /// Every id in the catalog.
@@ -121,8 +186,9 @@ pub fn local_model(folder: &Path) -> Result<Model, CatalogError> {
     Ok(Model {
         size: "local".to_owned(),
         source: format!("{} and the headers beside it", folder.join("config.json").display()),
+        ids: Vec::new(),
+        kinds: kinds(&checkpoint.config),
         config: checkpoint.config,
-        exact: true,
         fingerprint: Some(gemma4_plan::digest::sha256(&hashed)),
         checkpoint_bytes: Some(bytes),
     })

@@ -86,13 +86,12 @@ pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
     plan
 }
 
+/// Parameters that the model uses of what the engine loads.
 fn parameters(resolved: &Resolved) -> u64 {
-    let counted = gemma4_model::tensors::parameters(&resolved.model.config);
-    if resolved.kind == EngineKind::Bundled || resolved.loads_text_only_class() {
-        counted.text()
-    } else {
-        counted.total()
-    }
+    let text_only = resolved.kind == EngineKind::Bundled || resolved.loads_text_only_class();
+    let used =
+        resolved.model.kinds.iter().filter(|kind| kind.tensor.used && (kind.tensor.component.is_text() || !text_only));
+    used.map(|kind| kind.tensor.elements().saturating_mul(kind.count)).sum()
 }
 
 /// Changes whenever the engine's compiled programs would not be reused: shapes, mesh, version and topology, not names,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use gemma4_model::DType;
 use gemma4_plan::{Provenance, SecretRef, Speculative, Workload};
@@ -20,7 +21,7 @@ use crate::profile::{
 #[derive(Debug)]
 pub struct Resolved {
     /// Engine.
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     /// Kind of the engine.
     pub kind: EngineKind,
     /// Version whose rules apply.
@@ -38,7 +39,7 @@ pub struct Resolved {
     /// Model id.
     pub model_id: String,
     /// The model.
-    pub model: Model,
+    pub model: Arc<Model>,
     /// Architecture that the engine loads.
     pub architecture: String,
     /// Revision.
@@ -54,7 +55,7 @@ pub struct Resolved {
     /// LoRA adapters.
     pub max_loras: Option<u64>,
     /// The accelerator's family.
-    pub accelerator: Accelerator,
+    pub accelerator: Arc<Accelerator>,
     /// Accelerator as it was written.
     pub accelerator_name: String,
     /// The slice; made up for a CPU.
@@ -661,12 +662,12 @@ fn find_model(
     id: &str,
     size: Option<&str>,
     findings: &mut Vec<Diagnostic>,
-) -> anyhow::Result<Option<Model>> {
+) -> anyhow::Result<Option<Arc<Model>>> {
     let location = loaded.locate("model.id");
     if id.starts_with('.') || id.starts_with('/') {
         let folder = if id.starts_with('/') { Path::new(id).to_owned() } else { loaded.folder.join(id) };
         return match catalog::local_model(&folder) {
-            Ok(model) => Ok(Some(model)),
+            Ok(model) => Ok(Some(Arc::new(model))),
             Err(catalog::CatalogError::Checkpoint(message)) => {
                 findings.push(Diagnostic::error("unusable-checkpoint", location, format!("`model.id` is not a folder with a Gemma 4 checkpoint: {message}"))
                     .help("a folder holds config.json and model.safetensors (or its shards with model.safetensors.index.json); the path starts at the profile's folder"));
@@ -698,7 +699,7 @@ fn find_accelerator(
     name: &str,
     topology: Option<&str>,
     findings: &mut Vec<Diagnostic>,
-) -> anyhow::Result<Option<(Accelerator, Slice)>> {
+) -> anyhow::Result<Option<(Arc<Accelerator>, Slice)>> {
     let location = loaded.locate("hardware.accelerator");
     let (family, count) = match name.rsplit_once('-') {
         Some((family, count)) if !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()) => {

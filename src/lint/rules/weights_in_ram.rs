@@ -1,7 +1,6 @@
 //! Downloaded weights in a RAM disk.
 
 use gemma4_model::DType;
-use gemma4_model::tensors::tensors;
 
 use super::prelude::*;
 use crate::profile::units::GIB;
@@ -19,7 +18,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         return;
     }
     // A quantized checkpoint is smaller than its shapes say, and one of another name may be; then the number is left out.
-    let bytes = (resolved.model.exact && resolved.quantization.is_none()).then(|| checkpoint_bytes(context));
+    let bytes = (resolved.model.ids.contains(&resolved.model_id) && resolved.quantization.is_none()).then(|| checkpoint_bytes(context));
     let size = bytes.map_or_else(|| "the checkpoint".to_owned(), |bytes| format!("the checkpoint of {}", gib(bytes)));
     let ram = resolved.slice.host_ram_gib;
     let of = ram.map_or_else(String::new, |ram| {
@@ -42,7 +41,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
 
 /// Bytes of the checkpoint as published: every tensor, read or not.
 fn checkpoint_bytes(context: &Context<'_>) -> u64 {
-    let config = &context.resolved.model.config;
-    let dtype = config.dtype.unwrap_or(DType::Bf16);
-    tensors(config).iter().fold(0_u64, |sum, tensor| sum.saturating_add(dtype.bytes(tensor.elements()).unwrap_or(0)))
+    let model = &context.resolved.model;
+    let elements = model.kinds.iter().map(|kind| kind.tensor.elements().saturating_mul(kind.count)).sum();
+    model.config.dtype.unwrap_or(DType::Bf16).bytes(elements).unwrap_or(0)
 }
