@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use gemma4_model::tensors::{Tensor, tensors};
+use gemma4_model::tensors::{Role, Tensor, tensors};
 use gemma4_model::{Config, RawConfig};
 use serde::Deserialize;
 
@@ -45,11 +45,9 @@ fn kinds(config: &Config) -> Vec<TensorKind> {
     let mut kinds: Vec<TensorKind> = Vec::new();
     let mut index: HashMap<_, usize> = HashMap::new();
     for tensor in tensors(config) {
-        let layer = if tensor.component.is_text() {
-            tensor.layer.and_then(|layer| config.text.layers.get(layer))
-        } else {
-            None
-        };
+        // Engines place K and V by the heads behind them, everything else by its shape.
+        let by_heads = matches!(tensor.role, Role::KProj | Role::VProj);
+        let layer = tensor.layer.filter(|_| by_heads).and_then(|layer| config.text.layers.get(layer));
         let attention = layer.map(|layer| (layer.kv_heads, layer.head_dim, layer.k_eq_v));
         let key = (
             tensor.role,
