@@ -1,6 +1,6 @@
 //! Whatever the bytes: findings, never a panic; and what is built from a good profile holds its promises.
 
-use gemma4ctl::diagnostic::render::{Batch, Format, render};
+use gemma4ctl::lint::render::{Batch, Format, render};
 use gemma4ctl::{lint, plan, profile};
 use proptest::prelude::*;
 

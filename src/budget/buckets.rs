@@ -6,8 +6,8 @@
 use gemma4_plan::Buckets;
 
 use crate::catalog::Version;
-use crate::plan::resolve::Resolved;
 use crate::profile::EngineKind;
+use crate::resolve::Resolved;
 
 /// Smallest token bucket, `MIN_TOKEN_BUCKET` of tpu-inference.
 pub const MIN_TOKENS: u64 = 16;
@@ -94,7 +94,7 @@ pub fn programs(tokens: &[u64], requests: &[u64], multimodal: bool, asynchronous
 
 /// The buckets of a resolved profile.
 pub fn compute(resolved: &Resolved) -> Buckets {
-    let budget = resolved.max_num_batched_tokens;
+    let budget = resolved.limits.max_num_batched_tokens;
     let drafts = resolved.speculative.as_ref().map(|speculative| speculative.num_tokens);
     match resolved.kind {
         EngineKind::VllmGpu => Buckets {
@@ -105,13 +105,13 @@ pub fn compute(resolved: &Resolved) -> Buckets {
             compile_seconds: None,
         },
         EngineKind::Bundled => {
-            let tokens = tokens(MIN_TOKENS, budget, resolved.padding_gap, true);
-            let requests = requests(resolved.max_num_seqs);
+            let tokens = tokens(MIN_TOKENS, budget, resolved.limits.padding_gap, true);
+            let requests = requests(resolved.limits.max_num_seqs);
             let graphs = tokens.len() as u64 * requests.len() as u64;
             Buckets {
                 tokens,
                 requests,
-                logits: drafts.map(|drafts| logits(resolved.max_num_seqs, drafts)).unwrap_or_default(),
+                logits: drafts.map(|drafts| logits(resolved.limits.max_num_seqs, drafts)).unwrap_or_default(),
                 graphs: Some(graphs),
                 compile_seconds: None,
             }
@@ -127,11 +127,11 @@ pub fn compute(resolved: &Resolved) -> Buckets {
             } else {
                 MIN_TOKENS
             };
-            let tokens = tokens(smallest, budget, resolved.padding_gap, resolved.version >= Version::new(0, 30));
-            let requests = requests(resolved.max_num_seqs);
+            let tokens = tokens(smallest, budget, resolved.limits.padding_gap, resolved.version >= Version::new(0, 30));
+            let requests = requests(resolved.limits.max_num_seqs);
             let multimodal = resolved.is_multimodal() && !resolved.text_only();
             // N-gram speculation switches asynchronous scheduling off.
-            let asynchronous = resolved.async_scheduling != Some(false)
+            let asynchronous = resolved.limits.async_scheduling != Some(false)
                 && resolved.speculative.as_ref().is_none_or(|speculative| speculative.method != "ngram");
             let graphs = programs(&tokens, &requests, multimodal, asynchronous);
             let compile_seconds = resolved.engine.compile.map(|times| {
@@ -145,7 +145,7 @@ pub fn compute(resolved: &Resolved) -> Buckets {
             Buckets {
                 tokens,
                 requests,
-                logits: drafts.map(|drafts| logits(resolved.max_num_seqs, drafts)).unwrap_or_default(),
+                logits: drafts.map(|drafts| logits(resolved.limits.max_num_seqs, drafts)).unwrap_or_default(),
                 graphs: Some(graphs),
                 compile_seconds,
             }

@@ -6,7 +6,7 @@ use gemma4_plan::{KvCache, KvLayer};
 use super::weights::Weights;
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::AcceleratorKind;
-use crate::plan::resolve::Resolved;
+use crate::resolve::Resolved;
 
 /// Tokens of a block when nobody chooses.
 pub const DEFAULT_BLOCK: u64 = 32;
@@ -26,29 +26,30 @@ fn round_blocks(blocks: u64) -> u64 {
 pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossible> {
     let tp = u64::from(resolved.tensor.max(1));
     let text = &resolved.model.config.text;
-    let block = resolved.block_size.unwrap_or(DEFAULT_BLOCK);
+    let block = resolved.memory.block_size.unwrap_or(DEFAULT_BLOCK);
     let block_u32 = u32::try_from(block).unwrap_or(u32::MAX);
-    let layout = KvLayout::new(&resolved.model.config, tp, resolved.kv_dtype, block_u32)
+    let layout = KvLayout::new(&resolved.model.config, tp, resolved.memory.kv_dtype, block_u32)
         .map_err(|error| Impossible { key: "memory.block_size", message: error.to_string() })?;
     let page = layout.page_bytes_per_device();
-    let used = resolved.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
-    let limit = (resolved.usable as f64 * resolved.utilization) as u64;
+    let used = resolved.memory.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
+    let limit = (resolved.usable as f64 * resolved.memory.utilization) as u64;
     let available = i128::from(limit) - i128::from(used);
     let fitting = u64::try_from(available.max(0)).unwrap_or(0) / page.max(1);
 
     // One step's prompt chunks stand in the windowed part of the pool beside the windows themselves.
-    let chunk = resolved.max_num_batched_tokens;
+    let chunk = resolved.limits.max_num_batched_tokens;
     let reserve = chunk.div_ceil(layout.tokens_per_block(gemma4_model::AttentionKind::Sliding).max(1));
     let need = |tokens: u64| layout.blocks_for_sequence(tokens, 0);
-    let wanted = resolved.max_num_seqs.saturating_mul(need(resolved.max_model_len)).saturating_add(reserve);
-    let blocks = match (resolved.num_blocks, resolved.accelerator.kind) {
+    let wanted =
+        resolved.limits.max_num_seqs.saturating_mul(need(resolved.limits.max_model_len)).saturating_add(reserve);
+    let blocks = match (resolved.memory.num_blocks, resolved.accelerator.kind) {
         (Some(blocks), _) => blocks,
         (None, AcceleratorKind::Cpu) if wanted <= fitting => wanted,
         _ => round_blocks(fitting),
     };
-    let per_request = layout.blocks_for_sequence(resolved.max_model_len, chunk);
+    let per_request = layout.blocks_for_sequence(resolved.limits.max_model_len, chunk);
     let usable_blocks = blocks.saturating_sub(reserve);
-    let one = need(resolved.max_model_len);
+    let one = need(resolved.limits.max_model_len);
     let max_concurrency = usable_blocks as f64 / one.max(1) as f64;
     let kv_bytes = blocks.saturating_mul(page);
     let mut terms = weights.terms;
@@ -83,15 +84,15 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         .collect();
     let bytes_per_block = page.saturating_mul(tp);
     let kv = KvCache {
-        dtype: kv_word(resolved.kv_dtype),
+        dtype: kv_word(resolved.memory.kv_dtype),
         block_size: block,
-        bytes_per_token: bytes_per_block.saturating_mul(one).div_ceil(resolved.max_model_len.max(1)),
+        bytes_per_token: bytes_per_block.saturating_mul(one).div_ceil(resolved.limits.max_model_len.max(1)),
         bytes_per_block,
         blocks,
-        tokens: (max_concurrency * resolved.max_model_len as f64) as u64,
+        tokens: (max_concurrency * resolved.limits.max_model_len as f64) as u64,
         max_concurrency,
         layers,
-        capacity: capacity(usable_blocks, resolved.max_model_len, need),
+        capacity: capacity(usable_blocks, resolved.limits.max_model_len, need),
     };
     Ok(Budget {
         tensors: weights.rows,

@@ -11,8 +11,8 @@ mod weights;
 
 use gemma4_plan::{Buckets, Capacity, DeviceMemory, KvCache, Memory, MemoryTerm, TensorPlacement};
 
-use crate::plan::resolve::Resolved;
 use crate::profile::EngineKind;
+use crate::resolve::Resolved;
 use crate::words::gib;
 
 pub use weights::{Placed, Weights};
@@ -95,7 +95,7 @@ struct Sums {
 fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
     let Sums { weights, kv, mut terms, expected_programs, blocks, blocks_per_request, held_back } = sums;
     let usable = resolved.usable;
-    let limit = (usable as f64 * resolved.utilization) as u64;
+    let limit = (usable as f64 * resolved.memory.utilization) as u64;
     let programs: u64 =
         terms.iter().filter(|term| term.part == "programs" && term.basis != "derived").map(|term| term.bytes).sum();
     let free = i64::try_from(i128::from(usable) - i128::from(weights) - i128::from(kv) - i128::from(programs))
@@ -109,7 +109,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
             gib(weights),
             gib(limit),
             gib(usable),
-            resolved.utilization
+            resolved.memory.utilization
         ));
     } else if weights + kv > limit {
         decisive = Some("memory.num_blocks");
@@ -122,7 +122,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
         decisive = Some("scheduler.max_model_len");
         reasons.push(format!(
             "one request of {} tokens needs {blocks_per_request} KV blocks{}, and the pool has {blocks}",
-            resolved.max_model_len,
+            resolved.limits.max_model_len,
             if held_back > 0 { " and one held back" } else { "" }
         ));
     }
@@ -131,7 +131,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
         reasons.push(format!(
             "compiled programs were seen to need {}, and utilization {:.2} leaves {} beside weights and KV cache",
             gib(programs),
-            resolved.utilization,
+            resolved.memory.utilization,
             gib(usable.saturating_sub(weights + kv))
         ));
     }
@@ -139,7 +139,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
     let memory = Memory {
         fits: reasons.is_empty(),
         reasons,
-        utilization: resolved.utilization,
+        utilization: resolved.memory.utilization,
         per_device: DeviceMemory { usable, limit, weights, kv, programs, free },
         terms,
         expected_programs,

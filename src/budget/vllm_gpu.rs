@@ -11,7 +11,7 @@ use gemma4_plan::{KvCache, KvLayer, MemoryTerm};
 use super::weights::{Placed, Weights};
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::Version;
-use crate::plan::resolve::Resolved;
+use crate::resolve::Resolved;
 
 /// Where vLLM places a tensor on GPUs; `None` if it does not load it.
 pub fn place(resolved: &Resolved, tensor: &Tensor) -> Option<Placed> {
@@ -73,6 +73,7 @@ pub fn buffers(resolved: &Resolved) -> Vec<MemoryTerm> {
         vec![term("weights", "rotary tables", rotary, "shapes", "cos and sin of every position, whole on each GPU")];
     if text.has_ple() {
         let bytes = resolved
+            .limits
             .max_num_batched_tokens
             .saturating_mul(text.layers.len() as u64)
             .saturating_mul(text.ple_width)
@@ -87,7 +88,9 @@ pub fn default_block_size(resolved: &Resolved) -> (u64, &'static str) {
     let prefix_lm =
         resolved.model.config.bidirectional_vision && !resolved.text_only() && !resolved.loads_text_only_class();
     match resolved.accelerator.family.as_str() {
-        "h100" | "h200" if resolved.kv_dtype.bits() == 8 => (64, "FlashAttention on Hopper with fp8 KV asks for 64"),
+        "h100" | "h200" if resolved.memory.kv_dtype.bits() == 8 => {
+            (64, "FlashAttention on Hopper with fp8 KV asks for 64")
+        }
         "b200" if prefix_lm => {
             (64, "FlashInfer on Blackwell asks for 64 where images see themselves in both directions")
         }
@@ -117,7 +120,7 @@ impl Layout {
     pub fn new(resolved: &Resolved, primary: u64) -> Result<Self, Impossible> {
         let tp = u64::from(resolved.tensor.max(1));
         let text = &resolved.model.config.text;
-        let bytes = resolved.kv_dtype.bits() / 8;
+        let bytes = resolved.memory.kv_dtype.bits() / 8;
         let of = |kind| {
             let layers = text.owning_layers_of(kind).count() as u64;
             let token = text
@@ -159,8 +162,9 @@ impl Layout {
 /// scheduling (`max_in_flight_tokens`).
 pub fn in_flight(resolved: &Resolved) -> u64 {
     let ngram = resolved.speculative.as_ref().is_some_and(|speculative| speculative.method == "ngram");
-    let asynchronous = resolved.async_scheduling != Some(false) && !ngram && resolved.version > Version::new(0, 21);
-    resolved.max_num_batched_tokens.saturating_mul(if asynchronous { 2 } else { 1 })
+    let asynchronous =
+        resolved.limits.async_scheduling != Some(false) && !ngram && resolved.version > Version::new(0, 21);
+    resolved.limits.max_num_batched_tokens.saturating_mul(if asynchronous { 2 } else { 1 })
 }
 
 /// What the engine measures at start-up and a plan can only estimate, on each GPU.
@@ -177,7 +181,7 @@ fn profiled(resolved: &Resolved) -> Vec<MemoryTerm> {
     } else {
         0
     };
-    let sampler = resolved.max_num_seqs.saturating_mul(vocabulary).saturating_mul(10);
+    let sampler = resolved.limits.max_num_seqs.saturating_mul(vocabulary).saturating_mul(10);
     vec![
         term(
             "programs",
@@ -202,32 +206,32 @@ fn profiled(resolved: &Resolved) -> Vec<MemoryTerm> {
 /// # Errors
 /// If the layers do not form the groups that vLLM makes of Gemma 4.
 pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossible> {
-    let primary = resolved.block_size.unwrap_or_else(|| default_block_size(resolved).0);
+    let primary = resolved.memory.block_size.unwrap_or_else(|| default_block_size(resolved).0);
     let layout = Layout::new(resolved, primary)?;
     let text = &resolved.model.config.text;
     let tp = u64::from(resolved.tensor.max(1));
-    let used = resolved.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
-    let mut terms = if resolved.weights_measured.is_some() {
+    let used = resolved.memory.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
+    let mut terms = if resolved.memory.weights_measured.is_some() {
         vec![term("weights", "weights, measured", used, "measured", "memory.weights_measured in the profile")]
     } else {
         weights.terms
     };
     let estimated = profiled(resolved);
     let expected_programs: u64 = estimated.iter().map(|term| term.bytes).sum();
-    let requested = (resolved.usable as f64 * resolved.utilization).ceil();
+    let requested = (resolved.usable as f64 * resolved.memory.utilization).ceil();
     let available = requested - used as f64 - expected_programs as f64;
     let fitting = if available > 0.0 { available as u64 / layout.bytes_per_block.max(1) } else { 0 };
-    let blocks = resolved.num_blocks.unwrap_or(fitting);
+    let blocks = resolved.memory.num_blocks.unwrap_or(fitting);
     let in_flight = in_flight(resolved);
     let need = |tokens: u64| layout.need(tokens, text.sliding_window, in_flight);
-    let per_request = need(resolved.max_model_len);
+    let per_request = need(resolved.limits.max_model_len);
     let max_concurrency = blocks as f64 / per_request as f64;
     let kv_bytes = blocks.saturating_mul(layout.bytes_per_block);
     terms.push(term(
         "kv",
         format!("{blocks} blocks"),
         kv_bytes,
-        if resolved.num_blocks.is_some() { "profile" } else { "derived" },
+        if resolved.memory.num_blocks.is_some() { "profile" } else { "derived" },
         "hybrid allocator of vLLM 0.33",
     ));
     terms.extend(estimated);
@@ -255,15 +259,15 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         .collect();
     let bytes_per_block = layout.bytes_per_block.saturating_mul(tp);
     let kv = KvCache {
-        dtype: kv_word(resolved.kv_dtype),
+        dtype: kv_word(resolved.memory.kv_dtype),
         block_size: primary,
-        bytes_per_token: bytes_per_block.saturating_mul(per_request) / resolved.max_model_len.max(1),
+        bytes_per_token: bytes_per_block.saturating_mul(per_request) / resolved.limits.max_model_len.max(1),
         bytes_per_block,
         blocks,
-        tokens: (max_concurrency * resolved.max_model_len as f64) as u64,
+        tokens: (max_concurrency * resolved.limits.max_model_len as f64) as u64,
         max_concurrency,
         layers,
-        capacity: capacity(blocks, resolved.max_model_len, need),
+        capacity: capacity(blocks, resolved.limits.max_model_len, need),
     };
     Ok(Budget {
         tensors: weights.rows,

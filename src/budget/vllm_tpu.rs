@@ -10,7 +10,7 @@ use gemma4_plan::{KvCache, KvLayer, MemoryTerm};
 use super::weights::{Placed, Weights};
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::Version;
-use crate::plan::resolve::Resolved;
+use crate::resolve::Resolved;
 
 /// Device memory beside the tensors after loading, on each device: tile padding of small arrays and random keys.
 /// Fitted: observed runs allow 0.704 to 0.749 MB.
@@ -251,8 +251,11 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     let tp = u64::from(resolved.tensor.max(1));
     let text = &resolved.model.config.text;
     let buckets = buckets::compute(resolved);
-    let block = resolved.block_size.unwrap_or_else(|| block_size(resolved.max_model_len, resolved.max_num_seqs).0);
-    let bits = resolved.kv_dtype.bits().clamp(1, 32);
+    let block = resolved
+        .memory
+        .block_size
+        .unwrap_or_else(|| block_size(resolved.limits.max_model_len, resolved.limits.max_num_seqs).0);
+    let bits = resolved.memory.kv_dtype.bits().clamp(1, 32);
     let mut bytes_per_block = 0_u64;
     let mut layers = Vec::new();
     for (index, layer) in text.owning_layers() {
@@ -263,6 +266,7 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
 
     // Weights in use: measured where known, else from shapes.
     let measured = resolved
+        .memory
         .weights_measured
         .map(|bytes| (bytes, "memory.weights_measured in the profile".to_owned()))
         .or_else(|| {
@@ -276,10 +280,10 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     };
 
     // The engine's own arithmetic, in float64 and in its order.
-    let available = (resolved.usable as f64 * tp as f64 * resolved.utilization - used as f64).trunc();
+    let available = (resolved.usable as f64 * tp as f64 * resolved.memory.utilization - used as f64).trunc();
     let fitting = if available > 0.0 { available as u64 / bytes_per_block.max(1) } else { 0 };
-    let blocks = resolved.num_blocks.unwrap_or(fitting);
-    let per_request = resolved.max_model_len.div_ceil(block.max(1));
+    let blocks = resolved.memory.num_blocks.unwrap_or(fitting);
+    let per_request = resolved.limits.max_model_len.div_ceil(block.max(1));
     let max_concurrency = blocks as f64 / per_request as f64;
     let kv_bytes = blocks.saturating_mul(bytes_per_block) / tp;
     terms.push(term(
@@ -305,15 +309,15 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     };
     let (memory, decisive) = decide(resolved, sums);
     let kv = KvCache {
-        dtype: kv_word(resolved.kv_dtype),
+        dtype: kv_word(resolved.memory.kv_dtype),
         block_size: block,
         bytes_per_token: bytes_per_block / block.max(1),
         bytes_per_block,
         blocks,
-        tokens: (max_concurrency * resolved.max_model_len as f64) as u64,
+        tokens: (max_concurrency * resolved.limits.max_model_len as f64) as u64,
         max_concurrency,
         layers,
-        capacity: capacity(blocks, resolved.max_model_len, |tokens| tokens.div_ceil(block.max(1))),
+        capacity: capacity(blocks, resolved.limits.max_model_len, |tokens| tokens.div_ceil(block.max(1))),
     };
     Ok(Budget {
         tensors: weights.rows,

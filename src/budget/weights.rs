@@ -6,8 +6,8 @@ use gemma4_plan::{MemoryTerm, TensorPlacement};
 
 use super::{Impossible, term, vllm_gpu, vllm_tpu};
 use crate::catalog::TensorKind;
-use crate::plan::resolve::Resolved;
 use crate::profile::{EngineKind, ExpertSharding, Placement};
+use crate::resolve::Resolved;
 
 /// A tensor on a device.
 #[derive(Debug, Clone)]
@@ -87,7 +87,8 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
             EngineKind::VllmTpu => vllm_tpu::place(resolved, tensor)?,
             EngineKind::VllmGpu => vllm_gpu::place(resolved, tensor),
             EngineKind::Bundled => {
-                let on_host = resolved.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
+                let on_host =
+                    resolved.memory.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
                 if !tensor.used || !tensor.component.is_text() || on_host {
                     None
                 } else {

@@ -4,8 +4,8 @@ use anyhow::bail;
 use gemma4_plan::Provenance;
 
 use super::{FINDINGS, Output, ResultFormat};
-use crate::diagnostic::render::{self, Batch, Format};
 use crate::lint;
+use crate::lint::render::{self, Batch, Format};
 use crate::plan::{Analysis, analyze, explain};
 use crate::profile::messages::nearest;
 use crate::profile::schema;
@@ -106,7 +106,7 @@ fn story(analysis: &Analysis, asked: &str, key: &str, entry: &Provenance, output
     }
     if key == "memory.block_size"
         && let Some(resolved) = &analysis.resolved
-        && resolved.block_size.is_some()
+        && resolved.memory.block_size.is_some()
     {
         output.line(format!("  {}", explain::block_size_without(resolved)));
     }

@@ -7,9 +7,9 @@ use anyhow::{Context as _, bail};
 
 use super::output::{note, write_atomically};
 use super::{FINDINGS, Output};
-use crate::diagnostic::render::{self, Batch, Format};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::lint;
+use crate::lint::render::{self, Batch, Format};
 use crate::plan::Analysis;
 use crate::words::plural;
 

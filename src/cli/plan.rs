@@ -7,7 +7,7 @@ use gemma4_plan::Plan;
 
 use super::output::{note, write_atomically};
 use super::{CHANGES, FINDINGS, Output, ResultFormat, plan_text};
-use crate::diagnostic::render::{self, Batch, Format};
+use crate::lint::render::{self, Batch, Format};
 use crate::plan::{Analysis, analyze, diff};
 
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 
 use super::{FINDINGS, Output};
-use crate::diagnostic::render::{self, Batch, Format};
+use crate::lint::render::{self, Batch, Format};
 use crate::profile;
 
 #[derive(Debug, clap::Args)]

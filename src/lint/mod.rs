@@ -4,6 +4,7 @@
 //! its `bad` examples must be reported, its `good` ones must not.
 
 pub mod fix;
+pub mod render;
 mod rule;
 pub mod rules;
 mod shape;
@@ -13,8 +14,8 @@ pub use rule::{Context, Rule};
 
 use crate::budget::{Budget, Impossible};
 use crate::diagnostic::{Diagnostic, SourceKind, has_errors};
-use crate::plan::resolve::Resolved;
 use crate::profile::Loaded;
+use crate::resolve::Resolved;
 
 /// Every code that a finding can have: those of the rules, then those of reading a profile.
 pub fn all() -> impl Iterator<Item = &'static Rule> {

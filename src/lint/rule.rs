@@ -2,9 +2,9 @@
 
 use crate::budget::Budget;
 use crate::diagnostic::{Diagnostic, Location, Severity};
-use crate::plan::resolve::Resolved;
 use crate::profile::tree::{Node, Value};
 use crate::profile::{Docker, EngineKind, Gcloud, Loaded};
+use crate::resolve::Resolved;
 
 /// A rule.
 #[derive(Debug)]

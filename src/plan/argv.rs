@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::resolve::Resolved;
 use crate::catalog::Version;
 use crate::profile::{EngineKind, KvCacheDtype};
+use crate::resolve::Resolved;
 
 /// A command line with its environment.
 pub(super) struct Command {
@@ -43,8 +43,8 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
         argv.push(flag.to_owned());
         argv.push(text);
     };
-    value("--host", resolved.host.clone());
-    value("--port", resolved.port.to_string());
+    value("--host", resolved.serving.host.clone());
+    value("--port", resolved.serving.port.to_string());
     value("--tensor-parallel-size", resolved.tensor.to_string());
     if resolved.data > 1 {
         value("--data-parallel-size", resolved.data.to_string());
@@ -52,16 +52,20 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
     value("--dtype", resolved.dtype_word.to_string());
     value(
         "--kv-cache-dtype",
-        if resolved.kv_word == KvCacheDtype::Auto { "auto".to_owned() } else { resolved.kv_word.to_string() },
+        if resolved.memory.kv_word == KvCacheDtype::Auto {
+            "auto".to_owned()
+        } else {
+            resolved.memory.kv_word.to_string()
+        },
     );
-    value("--gpu-memory-utilization", resolved.utilization.to_string());
-    value("--max-model-len", resolved.max_model_len.to_string());
-    value("--max-num-seqs", resolved.max_num_seqs.to_string());
-    value("--max-num-batched-tokens", resolved.max_num_batched_tokens.to_string());
-    if let Some(block_size) = resolved.block_size {
+    value("--gpu-memory-utilization", resolved.memory.utilization.to_string());
+    value("--max-model-len", resolved.limits.max_model_len.to_string());
+    value("--max-num-seqs", resolved.limits.max_num_seqs.to_string());
+    value("--max-num-batched-tokens", resolved.limits.max_num_batched_tokens.to_string());
+    if let Some(block_size) = resolved.memory.block_size {
         value("--block-size", block_size.to_string());
     }
-    if let Some(blocks) = resolved.num_blocks {
+    if let Some(blocks) = resolved.memory.num_blocks {
         value("--num-gpu-blocks-override", blocks.to_string());
     }
     if let Some(revision) = &resolved.revision {
@@ -89,7 +93,7 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
         }
         value("--speculative-config", config.to_string());
     }
-    if let Some(load) = &resolved.safetensors_load {
+    if let Some(load) = &resolved.serving.safetensors_load {
         value("--safetensors-load-strategy", load.clone());
     }
     let limits = &resolved.multimodal;
@@ -99,13 +103,13 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
             limit.into_iter().filter_map(|(name, count)| count.map(|count| (name.to_owned(), count.into()))).collect();
         value("--limit-mm-per-prompt", serde_json::Value::Object(map).to_string());
     }
-    if let Some(parser) = &resolved.chat.tool_call_parser {
+    if let Some(parser) = &resolved.serving.chat.tool_call_parser {
         value("--tool-call-parser", parser.clone());
     }
-    if let Some(parser) = &resolved.chat.reasoning_parser {
+    if let Some(parser) = &resolved.serving.chat.reasoning_parser {
         value("--reasoning-parser", parser.clone());
     }
-    if resolved.chat.auto_tool_choice {
+    if resolved.serving.chat.auto_tool_choice {
         argv.push("--enable-auto-tool-choice".to_owned());
     }
     // Booleans that the profile says, in either direction.
@@ -116,26 +120,26 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
     };
     switch(
         "scheduler.prefix_caching",
-        resolved.prefix_caching,
+        resolved.limits.prefix_caching,
         "--enable-prefix-caching",
         "--no-enable-prefix-caching",
     );
     switch(
         "scheduler.chunked_prefill",
-        resolved.chunked_prefill,
+        resolved.limits.chunked_prefill,
         "--enable-chunked-prefill",
         "--no-enable-chunked-prefill",
     );
     switch(
         "scheduler.async_scheduling",
-        resolved.async_scheduling == Some(true),
+        resolved.limits.async_scheduling == Some(true),
         "--async-scheduling",
         "--no-async-scheduling",
     );
-    if is_set("scheduler.chunked_mm_input") && !resolved.chunked_mm_input {
+    if is_set("scheduler.chunked_mm_input") && !resolved.limits.chunked_mm_input {
         argv.push("--disable-chunked-mm-input".to_owned());
     }
-    if resolved.fast_prefill {
+    if resolved.limits.fast_prefill {
         argv.push("--kv-sharing-fast-prefill".to_owned());
     }
     if resolved.trust_remote_code {
@@ -160,16 +164,16 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
     }
 
     let mut env = resolved.env.clone();
-    if tpu && resolved.padding_gap > 0 {
-        env.insert("VLLM_TPU_BUCKET_PADDING_GAP".to_owned(), resolved.padding_gap.to_string());
+    if tpu && resolved.limits.padding_gap > 0 {
+        env.insert("VLLM_TPU_BUCKET_PADDING_GAP".to_owned(), resolved.limits.padding_gap.to_string());
         if resolved.version >= Version::new(0, 26) {
             notes.push("this version prints `Unknown vLLM environment variable detected: VLLM_TPU_BUCKET_PADDING_GAP`, and applies it".to_owned());
         }
     }
-    if let Some(path) = &resolved.compile_cache {
+    if let Some(path) = &resolved.serving.compile_cache {
         env.insert(if tpu { "VLLM_XLA_CACHE_PATH" } else { "VLLM_CACHE_ROOT" }.to_owned(), path.clone());
     }
-    if let Some(path) = &resolved.weights_cache {
+    if let Some(path) = &resolved.serving.weights_cache {
         env.insert("HF_HOME".to_owned(), path.clone());
     }
     Command { argv, env, notes }

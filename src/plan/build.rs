@@ -7,10 +7,10 @@ use gemma4_plan::{
 };
 
 use super::argv;
-use super::resolve::Resolved;
 use crate::budget::Budget;
 use crate::profile::tree::Value;
 use crate::profile::{EngineKind, Loaded, schema};
+use crate::resolve::Resolved;
 
 /// The plan, its digest not yet computed.
 pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
@@ -52,19 +52,19 @@ pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
             notes: command.notes,
         },
         scheduler: Scheduler {
-            max_model_len: resolved.max_model_len,
-            max_num_seqs: resolved.max_num_seqs,
-            max_num_batched_tokens: resolved.max_num_batched_tokens,
-            bucket_padding_gap: resolved.padding_gap,
-            prefix_caching: resolved.prefix_caching,
-            chunked_prefill: resolved.chunked_prefill,
-            chunked_mm_input: resolved.chunked_mm_input,
-            kv_sharing_fast_prefill: resolved.fast_prefill,
-            async_scheduling: resolved.async_scheduling,
+            max_model_len: resolved.limits.max_model_len,
+            max_num_seqs: resolved.limits.max_num_seqs,
+            max_num_batched_tokens: resolved.limits.max_num_batched_tokens,
+            bucket_padding_gap: resolved.limits.padding_gap,
+            prefix_caching: resolved.limits.prefix_caching,
+            chunked_prefill: resolved.limits.chunked_prefill,
+            chunked_mm_input: resolved.limits.chunked_mm_input,
+            kv_sharing_fast_prefill: resolved.limits.fast_prefill,
+            async_scheduling: resolved.limits.async_scheduling,
         },
         speculative: resolved.speculative.clone(),
         multimodal: resolved.multimodal.clone(),
-        chat: resolved.chat.clone(),
+        chat: resolved.serving.chat.clone(),
         sharding: Sharding {
             mesh: Mesh { data: resolved.data, model: resolved.tensor },
             tensors: budget.tensors.clone(),
@@ -72,10 +72,10 @@ pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
         buckets: budget.buckets.clone(),
         kv_cache: budget.kv.clone(),
         memory: budget.memory.clone(),
-        compile_cache: CompileCache { path: resolved.compile_cache.clone(), key: String::new() },
-        server: Server { host: resolved.host.clone(), port: resolved.port },
-        secrets: resolved.secrets.clone(),
-        workload: resolved.workload.clone(),
+        compile_cache: CompileCache { path: resolved.serving.compile_cache.clone(), key: String::new() },
+        server: Server { host: resolved.serving.host.clone(), port: resolved.serving.port },
+        secrets: resolved.serving.secrets.clone(),
+        workload: resolved.serving.workload.clone(),
         deploy: deploy(loaded),
         proof: None,
         diagnostics: loaded.diagnostics.iter().map(|finding| loaded.sources.record(finding)).collect(),

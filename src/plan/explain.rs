@@ -2,19 +2,22 @@
 
 use gemma4_plan::{Provenance, Source};
 
-use super::resolve::Resolved;
 use crate::budget::{Budget, vllm_gpu, vllm_tpu};
 use crate::profile::EngineKind;
 use crate::profile::messages::nearest;
+use crate::resolve::Resolved;
 
 /// Records the block size that the engine's rule gives, where nobody chose one.
 pub fn record_block_size(resolved: &mut Resolved, budget: &Budget) {
-    if resolved.block_size.is_some() {
+    if resolved.memory.block_size.is_some() {
         return;
     }
     let why = match resolved.kind {
         EngineKind::VllmTpu => {
-            format!("tpu-inference's rule: {}", vllm_tpu::block_size(resolved.max_model_len, resolved.max_num_seqs).1)
+            format!(
+                "tpu-inference's rule: {}",
+                vllm_tpu::block_size(resolved.limits.max_model_len, resolved.limits.max_num_seqs).1
+            )
         }
         EngineKind::VllmGpu => vllm_gpu::default_block_size(resolved).1.to_owned(),
         EngineKind::Bundled => "gemma4ctl's default".to_owned(),
@@ -70,7 +73,7 @@ pub fn shown(value: &serde_json::Value) -> String {
 pub fn block_size_without(resolved: &Resolved) -> String {
     match resolved.kind {
         EngineKind::VllmTpu => {
-            let (block, why) = vllm_tpu::block_size(resolved.max_model_len, resolved.max_num_seqs);
+            let (block, why) = vllm_tpu::block_size(resolved.limits.max_model_len, resolved.limits.max_num_seqs);
             format!("Without it the engine would take {block} ({why}).")
         }
         EngineKind::VllmGpu => {

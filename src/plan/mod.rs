@@ -4,14 +4,12 @@ mod argv;
 mod build;
 pub mod diff;
 pub mod explain;
-mod provenance;
-pub mod resolve;
 
 use crate::budget::{self, Budget, Impossible};
 use crate::diagnostic::has_errors;
 use crate::lint;
 use crate::profile::{self, Loaded};
-use resolve::Resolved;
+use crate::resolve::{self, Resolved};
 
 pub use build::build;
 

@@ -5,7 +5,7 @@ use super::prelude::*;
 rule!("batched-tokens-below-seqs", Error, "fewer tokens in a step than sequences");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let (tokens, seqs) = (context.resolved.max_num_batched_tokens, context.resolved.max_num_seqs);
+    let (tokens, seqs) = (context.resolved.limits.max_num_batched_tokens, context.resolved.limits.max_num_seqs);
     if tokens >= seqs {
         return;
     }

@@ -1,7 +1,7 @@
 //! A step that the largest media item does not fit into.
 
 use super::prelude::*;
-use crate::plan::resolve::LARGEST_MEDIA_ITEM;
+use crate::resolve::LARGEST_MEDIA_ITEM;
 use crate::profile::EngineKind;
 
 rule!("batched-tokens-multimodal-floor", Error, "a step smaller than the largest media item that may not be split");
@@ -17,7 +17,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     if !context.on_vllm()
         || !resolved.is_multimodal()
         || config.vision.is_none()
-        || (resolved.chunked_mm_input && !forced)
+        || (resolved.limits.chunked_mm_input && !forced)
     {
         return;
     }
@@ -28,7 +28,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     } else {
         return;
     };
-    let tokens = resolved.max_num_batched_tokens;
+    let tokens = resolved.limits.max_num_batched_tokens;
     if tokens >= largest {
         return;
     }
@@ -45,7 +45,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             ),
         )
         .help(format!("raise `{key}` to {} or more (4096 is a bucket), or set `{limit}` to 0", commas(largest)));
-    if resolved.chunked_mm_input {
+    if resolved.limits.chunked_mm_input {
         finding = finding.related(context.at("model.id"), "vLLM on GPUs never splits the media of this model");
     }
     if place == key && at.source == context.loaded.main {

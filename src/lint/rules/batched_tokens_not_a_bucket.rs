@@ -11,7 +11,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     if !context.on_tpu() || resolved.version >= Version::new(0, 30) {
         return;
     }
-    let limit = resolved.max_num_batched_tokens;
+    let limit = resolved.limits.max_num_batched_tokens;
     let Some(&padded) = budget.buckets.tokens.iter().find(|&&bucket| bucket >= limit) else { return };
     if padded == limit {
         return;

@@ -7,8 +7,8 @@ rule!("block-size-below-minimum", Warning, "a KV block size that the attention k
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    let Some(block) = resolved.block_size.filter(|_| context.on_tpu()) else { return };
-    let (length, seqs) = (resolved.max_model_len, resolved.max_num_seqs);
+    let Some(block) = resolved.memory.block_size.filter(|_| context.on_tpu()) else { return };
+    let (length, seqs) = (resolved.limits.max_model_len, resolved.limits.max_num_seqs);
     let least = min_block_size(length, seqs);
     let at = context.at("memory.block_size");
     if block < least {

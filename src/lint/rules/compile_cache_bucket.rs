@@ -8,7 +8,7 @@ rule!("compile-cache-bucket", Warning, "a compile cache in a bucket");
 const MOUNTS: [&str; 4] = ["gcs", "gcsfuse", "gcs-fuse", "bucket"];
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let Some(path) = context.resolved.compile_cache.as_deref() else { return };
+    let Some(path) = context.resolved.serving.compile_cache.as_deref() else { return };
     let lower = path.to_lowercase();
     let address = lower.starts_with("gs://") || lower.starts_with("s3://");
     let mounted = lower.contains("gcsfuse") || lower.split('/').any(|part| MOUNTS.contains(&part));

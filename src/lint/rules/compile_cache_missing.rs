@@ -7,7 +7,7 @@ rule!("compile-cache-missing", Warning, "no compile cache: every new container c
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     // The variable is what `cache.compile` sets; a profile may set it by itself.
-    if !context.on_tpu() || resolved.compile_cache.is_some() || resolved.env.contains_key("VLLM_XLA_CACHE_PATH") {
+    if !context.on_tpu() || resolved.serving.compile_cache.is_some() || resolved.env.contains_key("VLLM_XLA_CACHE_PATH") {
         return;
     }
     let programs = context

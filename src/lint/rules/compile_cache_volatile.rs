@@ -5,7 +5,7 @@ use super::prelude::*;
 rule!("compile-cache-volatile", Warning, "a compile cache that is gone with the machine");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let Some(path) = context.resolved.compile_cache.as_deref() else { return };
+    let Some(path) = context.resolved.serving.compile_cache.as_deref() else { return };
     let place = ["/dev/shm", "/tmp", "/run", "/var/tmp"].into_iter().find(|place| path == *place || path.starts_with(&format!("{place}/")));
     let Some(place) = place else { return };
     findings.push(

@@ -12,7 +12,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     if seconds <= LIMIT || super::ngram_startup_memory::skips_compilation(context) {
         return;
     }
-    let (gap, tokens) = (resolved.padding_gap, budget.buckets.tokens.len());
+    let (gap, tokens) = (resolved.limits.padding_gap, budget.buckets.tokens.len());
     let key = if gap > 0 { "scheduler.bucket_padding_gap" } else { "scheduler.max_num_batched_tokens" };
     let mut help = vec!["lower `scheduler.max_num_seqs`".to_owned()];
     if gap > 0 && gap < 512 {

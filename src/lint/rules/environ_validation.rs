@@ -7,7 +7,7 @@ rule!("environ-validation", Error, "strict environment validation together with 
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    if !context.on_tpu() || resolved.padding_gap == 0 || resolved.version < Version::new(0, 26) {
+    if !context.on_tpu() || resolved.limits.padding_gap == 0 || resolved.version < Version::new(0, 26) {
         return;
     }
     let Some((_, place)) = context.extra_flags().into_iter().find(|(flag, _)| flag == "--fail-on-environ-validation")
@@ -17,7 +17,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     findings.push(
         RULE.finding(
             place,
-            format!("vLLM {} does not list VLLM_TPU_BUCKET_PADDING_GAP, which a padding gap of {} needs: strict validation stops the start", resolved.version, resolved.padding_gap),
+            format!("vLLM {} does not list VLLM_TPU_BUCKET_PADDING_GAP, which a padding gap of {} needs: strict validation stops the start", resolved.version, resolved.limits.padding_gap),
         )
         .related(context.at("scheduler.bucket_padding_gap"), "sets the variable")
         .help("remove `--fail-on-environ-validation`: tpu-inference reads the variable, vLLM's warning about it is harmless"),

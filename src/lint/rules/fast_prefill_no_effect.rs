@@ -7,7 +7,7 @@ rule!("fast-prefill-no-effect", Warning, "fast prefill where it does nothing");
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     let key = "scheduler.kv_sharing_fast_prefill";
-    if !context.is_set(key) || !resolved.fast_prefill {
+    if !context.is_set(key) || !resolved.limits.fast_prefill {
         return;
     }
     let shared = resolved.model.config.text.num_kv_shared();

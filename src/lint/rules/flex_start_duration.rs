@@ -10,13 +10,13 @@ const LONGEST: u64 = 7 * 86_400;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    if resolved.provisioning != Some(Provisioning::FlexStart) || !resolved.accelerator.flex_start {
+    if resolved.deployment.provisioning != Some(Provisioning::FlexStart) || !resolved.accelerator.flex_start {
         return;
     }
     let text = context.gcloud().and_then(|gcloud| gcloud.max_run_duration.get()).map_or("", |span| span.text.as_str());
-    let (key, message) = match resolved.max_run_duration {
+    let (key, message) = match resolved.deployment.max_run_duration {
         // GKE ends a node after seven days by itself.
-        None if resolved.plane == Some(Plane::Gke) => return,
+        None if resolved.deployment.plane == Some(Plane::Gke) => return,
         None => (
             "deploy.gcloud.provisioning",
             "flex-start machines are created for a stated time, and there is no `max_run_duration`".to_owned(),

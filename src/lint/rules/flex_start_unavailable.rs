@@ -7,7 +7,7 @@ rule!("flex-start-unavailable", Error, "flex-start for an accelerator that does 
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let accelerator = &context.resolved.accelerator;
-    if context.resolved.provisioning != Some(Provisioning::FlexStart) || accelerator.flex_start {
+    if context.resolved.deployment.provisioning != Some(Provisioning::FlexStart) || accelerator.flex_start {
         return;
     }
     findings.push(

@@ -7,7 +7,7 @@ rule!("fp8-kv-no-gain", Warning, "an 8-bit KV cache that saves no memory for thi
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    if !context.on_tpu() || resolved.kv_dtype.bits() != 8 {
+    if !context.on_tpu() || resolved.memory.kv_dtype.bits() != 8 {
         return;
     }
     let tp = u64::from(resolved.tensor);

@@ -7,7 +7,7 @@ rule!("fp8-kv-v5e", Warning, "an 8-bit KV cache on v5e, where its saving is in d
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    if !context.on_tpu() || resolved.accelerator.family != "v5e" || resolved.kv_dtype.bits() != 8 {
+    if !context.on_tpu() || resolved.accelerator.family != "v5e" || resolved.memory.kv_dtype.bits() != 8 {
         return;
     }
     // Where no layer would gain on any chip, fp8-kv-no-gain says so.

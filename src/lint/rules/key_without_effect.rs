@@ -25,7 +25,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         EngineKind::VllmTpu => BUNDLED_ONLY.iter().for_each(|key| report(key, "the bundled engine")),
         EngineKind::VllmGpu => {
             BUNDLED_ONLY.iter().for_each(|key| report(key, "the bundled engine"));
-            if context.resolved.padding_gap > 0 {
+            if context.resolved.limits.padding_gap > 0 {
                 report("scheduler.bucket_padding_gap", "an engine that pads to buckets");
             }
         }

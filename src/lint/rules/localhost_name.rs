@@ -5,7 +5,7 @@ use super::prelude::*;
 rule!("localhost-name", Warning, "the server binds `localhost`, which is not the same address everywhere");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let message = match context.resolved.host.as_str() {
+    let message = match context.resolved.serving.host.as_str() {
         "localhost" => {
             "`localhost` is 127.0.0.1 on one machine and ::1 on another, and a client may take the one that the server did not bind"
         }

@@ -10,11 +10,11 @@ const CLIFF: u64 = 8192;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    let length = resolved.max_model_len;
-    if !context.on_tpu() || resolved.block_size.is_some() || length <= CLIFF || length > CLIFF + 1024 {
+    let length = resolved.limits.max_model_len;
+    if !context.on_tpu() || resolved.memory.block_size.is_some() || length <= CLIFF || length > CLIFF + 1024 {
         return;
     }
-    let (at_cliff, here) = (block_size(CLIFF, resolved.max_num_seqs).0, block_size(length, resolved.max_num_seqs).0);
+    let (at_cliff, here) = (block_size(CLIFF, resolved.limits.max_num_seqs).0, block_size(length, resolved.limits.max_num_seqs).0);
     if here >= at_cliff {
         return;
     }

@@ -6,7 +6,7 @@ rule!("max-len-exceeds-model", Error, "sequences longer than the model's context
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    let (length, longest) = (resolved.max_model_len, resolved.model.config.text.max_position_embeddings);
+    let (length, longest) = (resolved.limits.max_model_len, resolved.model.config.text.max_position_embeddings);
     if length <= longest {
         return;
     }

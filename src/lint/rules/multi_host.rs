@@ -21,7 +21,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     };
     // Several machines have to start together and find each other, which one create command does not arrange.
     let alone =
-        if resolved.plane == Some(Plane::ComputeEngine) { "; `compute-engine` creates one machine" } else { "" };
+        if resolved.deployment.plane == Some(Plane::ComputeEngine) { "; `compute-engine` creates one machine" } else { "" };
     let largest = resolved.accelerator.slices.iter().filter(|slice| slice.hosts == 1).map(|slice| slice.chips).max();
     let help = match largest {
         Some(chips) => format!(

@@ -7,7 +7,7 @@ rule!("ngram-async-scheduling", Error, "n-gram speculation together with asynchr
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     let ngram = resolved.speculative.as_ref().is_some_and(|speculative| speculative.method == "ngram");
-    if !context.on_vllm() || !ngram || resolved.async_scheduling != Some(true) {
+    if !context.on_vllm() || !ngram || resolved.limits.async_scheduling != Some(true) {
         return;
     }
     findings.push(

@@ -32,7 +32,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             context.at(key),
             format!(
                 "with {} sequences the warm-up of n-gram speculation holds {} of dummy logits on each chip, and {} are free; computed from the source of tpu-inference {}, not seen on hardware",
-                commas(resolved.max_num_seqs), gib(dummies.bytes), gib(free), resolved.version
+                commas(resolved.limits.max_num_seqs), gib(dummies.bytes), gib(free), resolved.version
             ),
         )
         .help("lower `scheduler.max_num_seqs` to 16 or less, or set SKIP_JAX_PRECOMPILE = \"1\" in `[engine.env]` and accept compiling while requests wait"),

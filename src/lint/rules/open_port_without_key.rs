@@ -7,10 +7,10 @@ rule!("open-port-without-key", Warning, "the server listens on every address and
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    if !matches!(resolved.host.as_str(), "0.0.0.0" | "::" | "") {
+    if !matches!(resolved.serving.host.as_str(), "0.0.0.0" | "::" | "") {
         return;
     }
-    let key = resolved.secrets.contains_key("api_key")
+    let key = resolved.serving.secrets.contains_key("api_key")
         || resolved.env.contains_key("VLLM_API_KEY")
         || context.has_flag("--api-key");
     // Where nobody wrote the host or a way to deploy, the address is only the engine's default.
@@ -25,7 +25,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 location,
                 format!(
                     "port {} is open to {range}, and there is no `secrets.api_key`: anybody can use the model",
-                    resolved.port
+                    resolved.serving.port
                 ),
             );
             finding.severity = Severity::Error;
@@ -35,8 +35,8 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             context.at("server.host"),
             format!(
                 "the server listens on {} without `secrets.api_key`: whoever reaches port {} can use the model",
-                if resolved.host.is_empty() { "every address" } else { &resolved.host },
-                resolved.port
+                if resolved.serving.host.is_empty() { "every address" } else { &resolved.serving.host },
+                resolved.serving.port
             ),
         ),
     };

@@ -8,7 +8,7 @@ rule!("open-to-world", Warning, "the port is open to the whole internet");
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let Some((range, location)) = open_range(context) else { return };
     findings.push(
-        RULE.finding(location, format!("{range} lets every address on the internet reach port {}", context.resolved.port))
+        RULE.finding(location, format!("{range} lets every address on the internet reach port {}", context.resolved.serving.port))
             .help("name the ranges of your users, or leave `open_to` empty and reach the port through a tunnel (`gcloud compute ssh` with `-L`)"),
     );
 }

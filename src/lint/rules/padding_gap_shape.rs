@@ -8,7 +8,7 @@ rule!("padding-gap-shape", Warning, "a padding gap that makes buckets which fit 
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    let (gap, limit) = (resolved.padding_gap, resolved.max_num_batched_tokens);
+    let (gap, limit) = (resolved.limits.padding_gap, resolved.limits.max_num_batched_tokens);
     if gap == 0 || resolved.kind == EngineKind::VllmGpu {
         return;
     }

@@ -6,17 +6,17 @@ rule!("pool-below-workload", Warning, "a KV pool that does not hold the workload
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let (resolved, Some(budget)) = (context.resolved, context.budget) else { return };
-    let Some(workload) = &resolved.workload else { return };
+    let Some(workload) = &resolved.serving.workload else { return };
     let length = workload.input_tokens.unwrap_or(0).saturating_add(workload.output_tokens.unwrap_or(0));
     if length == 0 {
         return;
     }
-    if length > resolved.max_model_len {
+    if length > resolved.limits.max_model_len {
         let at = context.at("scheduler.max_model_len");
         let message = format!(
             "a request of the workload has {} tokens, and sequences end at {}",
             commas(length),
-            commas(resolved.max_model_len)
+            commas(resolved.limits.max_model_len)
         );
         findings.push(RULE.finding(at, message).help("raise `scheduler.max_model_len`, or shorten the requests"));
         return;

@@ -34,7 +34,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     parts.push(format!("{} to spare", gib(spare)));
     let message = format!(
         "utilization {} leaves {} of each chip outside weights and KV cache, and programs want {}: {}",
-        resolved.utilization,
+        resolved.memory.utilization,
         gib(left),
         gib(need),
         parts.join(", ")

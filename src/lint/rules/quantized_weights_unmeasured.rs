@@ -31,7 +31,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let tp = u64::from(resolved.tensor);
     let in_catalog = context.on_tpu()
         && resolved.engine.weights.iter().any(|entry| entry.id == resolved.model_id && entry.tensor == tp);
-    if resolved.weights_measured.is_some() || in_catalog {
+    if resolved.memory.weights_measured.is_some() || in_catalog {
         return;
     }
     let Some(budget) = context.budget else { return };

@@ -7,13 +7,13 @@ rule!("reserved-without-reservation", Error, "`provisioning` and `reservation` d
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let Some(gcloud) = context.gcloud() else { return };
-    let reserved = context.resolved.provisioning == Some(Provisioning::Reserved);
+    let reserved = context.resolved.deployment.provisioning == Some(Provisioning::Reserved);
     let finding = match gcloud.reservation.get() {
         None if reserved => RULE
             .finding(context.at("deploy.gcloud.provisioning"), "`reserved` does not say which reservation")
             .help("add `deploy.gcloud.reservation`, the name of the reservation"),
         Some(reservation) if !reserved => {
-            let other = context.resolved.provisioning.map_or_else(
+            let other = context.resolved.deployment.provisioning.map_or_else(
                 || "there is no `provisioning`".to_owned(),
                 |other| format!("`provisioning` is `{other}`"),
             );

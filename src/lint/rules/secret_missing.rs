@@ -11,7 +11,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     if !context.on_vllm()
         || !context.from_hub()
-        || resolved.secrets.contains_key("hf_token")
+        || resolved.serving.secrets.contains_key("hf_token")
         || VARIABLES.iter().any(|name| resolved.env.contains_key(*name))
     {
         return;

@@ -8,7 +8,7 @@ rule!("spot-dearer", Warning, "spot costs no less than flex-start, and can be ta
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let accelerator = &context.resolved.accelerator;
     let Some(prices) = accelerator.price.as_ref() else { return };
-    if context.resolved.provisioning != Some(Provisioning::Spot)
+    if context.resolved.deployment.provisioning != Some(Provisioning::Spot)
         || !accelerator.flex_start
         || prices.spot < prices.flex_start
     {

@@ -10,7 +10,7 @@ const FEW_USERS: u64 = 32;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let (resolved, Some(budget)) = (context.resolved, context.budget) else { return };
-    let Some(users) = resolved.workload.as_ref().and_then(|workload| workload.concurrency) else { return };
+    let Some(users) = resolved.serving.workload.as_ref().and_then(|workload| workload.concurrency) else { return };
     let tp = u64::from(resolved.tensor);
     if resolved.accelerator.kind != AcceleratorKind::Tpu || tp <= 1 || users > FEW_USERS {
         return;

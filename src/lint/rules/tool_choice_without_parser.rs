@@ -5,7 +5,7 @@ use super::prelude::*;
 rule!("tool-choice-without-parser", Error, "automatic tool choice without a parser for tool calls");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let chat = &context.resolved.chat;
+    let chat = &context.resolved.serving.chat;
     if !context.on_vllm() || !chat.auto_tool_choice || chat.tool_call_parser.is_some() {
         return;
     }

@@ -10,7 +10,7 @@ const LOW: f64 = 0.6;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let (resolved, Some(budget)) = (context.resolved, context.budget) else { return };
-    if resolved.accelerator.kind == AcceleratorKind::Cpu || resolved.utilization >= LOW || resolved.num_blocks.is_some()
+    if resolved.accelerator.kind == AcceleratorKind::Cpu || resolved.memory.utilization >= LOW || resolved.memory.num_blocks.is_some()
     {
         return;
     }
@@ -21,14 +21,14 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         return;
     }
     // The pool grows by what the share adds; a token keeps its price.
-    let added = resolved.usable as f64 * (usual - resolved.utilization);
+    let added = resolved.usable as f64 * (usual - resolved.memory.utilization);
     let tokens = (budget.kv.tokens as f64 * (device.kv as f64 + added) / device.kv as f64) as u64;
     findings.push(
         RULE.finding(
             context.at("memory.hbm_utilization"),
             format!(
                 "utilization {} leaves {} of each device unused: the pool has {} tokens, and at {usual} it would have about {}",
-                resolved.utilization, gib(device.usable.saturating_sub(device.limit)), commas(budget.kv.tokens), commas(tokens)
+                resolved.memory.utilization, gib(device.usable.saturating_sub(device.limit)), commas(budget.kv.tokens), commas(tokens)
             ),
         )
         .help(format!("leave it out for {usual}, unless something else runs on these devices")),

@@ -10,8 +10,8 @@ const LONGEST: u64 = 2 * 3_600;
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     let Some(wait) = context.gcloud().and_then(|gcloud| gcloud.valid_for.get()) else { return };
-    if resolved.provisioning != Some(Provisioning::FlexStart)
-        || resolved.plane != Some(Plane::ComputeEngine)
+    if resolved.deployment.provisioning != Some(Provisioning::FlexStart)
+        || resolved.deployment.plane != Some(Plane::ComputeEngine)
         || wait.seconds <= LONGEST
     {
         return;

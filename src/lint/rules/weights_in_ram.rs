@@ -9,7 +9,7 @@ rule!("weights-in-ram", Warning, "downloaded weights lie in the machine's RAM");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    let Some(path) = resolved.weights_cache.as_deref() else { return };
+    let Some(path) = resolved.serving.weights_cache.as_deref() else { return };
     let in_ram = path == "/dev/shm"
         || path.starts_with("/dev/shm/")
         || path.split('/').any(|part| matches!(part, "tmpfs" | "ramfs" | "ramdisk"));

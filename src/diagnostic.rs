@@ -4,8 +4,6 @@
 //! Texts are shown through [`Sources::shown`], which masks what was found to be a secret, so that no renderer can
 //! print one.
 
-pub mod render;
-
 use std::ops::Range;
 
 pub use gemma4_plan::Severity;

@@ -6,7 +6,7 @@ mod github;
 mod json;
 mod sarif;
 
-use super::{Diagnostic, Severity, Sources};
+use crate::diagnostic::{Diagnostic, Severity, Sources};
 
 pub use json::{document, records};
 
