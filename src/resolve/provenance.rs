@@ -9,6 +9,8 @@ use crate::catalog::Engine;
 use crate::diagnostic::SourceKind;
 use crate::profile::Loaded;
 use crate::profile::de::Field;
+use crate::profile::schema::node_json;
+use crate::profile::tree::{Node, Value};
 
 /// A value that nobody wrote down, with the reason for it.
 pub(super) struct Otherwise<T> {
@@ -43,9 +45,28 @@ impl<'a> Recorder<'a> {
         Recorder { loaded, engine, entries: BTreeMap::new() }
     }
 
-    /// The entries, by profile key.
-    pub(super) fn finish(self) -> BTreeMap<String, Provenance> {
+    /// The entries, by profile key. What nobody asked for, such as the settings of a deployment target, is recorded as it
+    /// was written, so that every value of a profile has an origin.
+    pub(super) fn finish(mut self) -> BTreeMap<String, Provenance> {
+        let loaded = self.loaded;
+        for (section, node) in loaded.table.iter() {
+            if !["name", "summary", "base", "extends", "lint"].contains(&section) {
+                self.rest(section, node);
+            }
+        }
         self.entries
+    }
+
+    fn rest(&mut self, path: &str, node: &Node) {
+        match &node.value {
+            Value::Table(table) if !path.starts_with("secrets.") => {
+                for (key, child) in table.iter() {
+                    self.rest(&format!("{path}.{key}"), child);
+                }
+            }
+            _ if !self.entries.contains_key(path) => self.written(path, &node_json(node)),
+            _ => {}
+        }
     }
 
     /// The value of `field`, else `otherwise`.

@@ -1,7 +1,8 @@
 //! Regenerates what is generated, or checks that it is up to date.
 //!
 //! `cargo xtask generate` writes schemas/, the reference pages and the tables inside docs; `cargo xtask check` fails if
-//! that would change anything; `cargo xtask estimators` runs the other estimators again (see scripts/estimators.py).
+//! that would change anything; `cargo xtask estimators` runs the other estimators again
+//! (scripts/estimators.py) and then generates.
 
 mod budget_tables;
 mod reference;
@@ -23,12 +24,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
-        Some("generate") => {
-            for (path, text) in generated()? {
-                write_if_changed(&path, &text)?;
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Some("generate") => generate(),
         Some("check") => {
             let mut stale = 0;
             for (path, text) in generated()? {
@@ -53,10 +49,17 @@ fn run() -> anyhow::Result<ExitCode> {
                 bail!("scripts/estimators.py failed: {}", String::from_utf8_lossy(&output.stderr));
             }
             write_if_changed(&root().join("scripts/estimators.json"), &String::from_utf8(output.stdout)?)?;
-            Ok(ExitCode::SUCCESS)
+            generate()
         }
         _ => bail!("usage: cargo xtask generate | check | estimators"),
     }
+}
+
+fn generate() -> anyhow::Result<ExitCode> {
+    for (path, text) in generated()? {
+        write_if_changed(&path, &text)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The repository's folder.
