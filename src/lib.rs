@@ -1,17 +1,18 @@
 //! gemma4ctl: a profile says what you want; gemma4ctl proves that it fits, says exactly what will run, and runs it.
 //!
 //! ```text
-//! profile, catalog  ->  resolve  ->  budget  ->  lint  ->  plan  ->  cli
+//! profile, catalog  ->  resolve  ->  budget  ->  lint  ->  plan  ->  emit  ->  cli
 //! ```
 //!
 //! Arrows go one way: [`resolve`] fills in what a [`profile`] leaves out from the [`catalog`], [`budget`] counts bytes,
-//! [`lint`] looks at both, [`plan`] puts everything together, and all of them know [`diagnostic`]. Shapes and sharding of the model come
+//! [`lint`] looks at both, [`plan`] puts everything together, [`emit`] makes files of a plan alone, and all of them know [`diagnostic`]. Shapes and sharding of the model come
 //! from the crate `gemma4-model`, the plan file from `gemma4-plan`; neither knows this crate.
 
 pub mod budget;
 pub mod catalog;
 pub mod cli;
 pub mod diagnostic;
+pub mod emit;
 pub mod lint;
 pub mod plan;
 pub mod profile;

@@ -4,6 +4,7 @@
 //! 2 a wrong command line or a file that cannot be opened, 3 with `--detailed-exitcode` if there are changes.
 
 mod completions;
+mod emit;
 mod explain;
 mod init;
 mod lint;
@@ -34,6 +35,8 @@ enum Verb {
     Plan(plan::Arguments),
     /// Check profiles
     Lint(lint::Arguments),
+    /// Make files that run as they are
+    Emit(emit::Arguments),
     /// Tell where a value of a plan comes from, or what a lint rule is about
     Explain(explain::Arguments),
     /// List the profiles that can be named
@@ -67,6 +70,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match parsed.verb {
         Verb::Plan(arguments) => plan::run(&arguments, &mut output),
         Verb::Lint(arguments) => lint::run(&arguments, &mut output),
+        Verb::Emit(arguments) => emit::run(&arguments, &mut output),
         Verb::Explain(arguments) => explain::run(&arguments, &mut output),
         Verb::Profiles(arguments) => profiles::run(&arguments, &mut output),
         Verb::Init(arguments) => init::run(&arguments, &mut output),

@@ -88,3 +88,18 @@ fn keep_permissions(old: &Path, new: &Path) {
 
 #[cfg(not(unix))]
 fn keep_permissions(_: &Path, _: &Path) {}
+
+/// Lets whoever may read a file execute it.
+#[cfg(unix)]
+pub(super) fn make_executable(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let shown = path.display();
+    let mode = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.permissions().mode();
+    let permissions = std::fs::Permissions::from_mode(mode | ((mode & 0o444) >> 2));
+    std::fs::set_permissions(path, permissions).with_context(|| format!("cannot make {shown} executable"))
+}
+
+#[cfg(not(unix))]
+pub(super) fn make_executable(_: &Path) -> anyhow::Result<()> {
+    Ok(())
+}

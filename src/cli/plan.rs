@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
 
     let mut code = if failed { FINDINGS } else { 0 };
     if let Some(against) = &arguments.against {
-        let Some(other) = read_other(against, arguments.format, output)? else { return Ok(FINDINGS) };
+        let Some(other) = read_any_as(against, &[], arguments.format, output)? else { return Ok(FINDINGS) };
         let difference = diff::compare(&other, &plan);
         match arguments.format {
             ResultFormat::Json => output.line(serde_json::to_string_pretty(&difference)?),
@@ -82,14 +82,25 @@ fn findings_alone(analysis: &Analysis, format: ResultFormat, output: &mut Output
     Ok(FINDINGS)
 }
 
-/// The plan to compare with: a plan file if it is one, else the plan of a profile.
-fn read_other(argument: &str, format: ResultFormat, output: &mut Output) -> anyhow::Result<Option<Plan>> {
+/// The plan that `argument` names: a plan file if it is one, else the plan of a profile. `None` if the profile has errors
+/// that leave no plan; they are the result then.
+pub(super) fn read_any(argument: &str, set: &[String], output: &mut Output) -> anyhow::Result<Option<Plan>> {
+    read_any_as(argument, set, ResultFormat::Text, output)
+}
+
+fn read_any_as(
+    argument: &str,
+    set: &[String],
+    format: ResultFormat,
+    output: &mut Output,
+) -> anyhow::Result<Option<Plan>> {
     let path = Path::new(argument);
     if path.extension().is_some_and(|extension| extension == "json") && path.is_file() {
+        anyhow::ensure!(set.is_empty(), "`--set` changes profiles; {argument} is a plan, which is never changed");
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {argument}"))?;
         return gemma4_plan::read(&bytes).map(Some).with_context(|| format!("cannot use {argument}"));
     }
-    let analysis = analyze(argument, &[])?;
+    let analysis = analyze(argument, set)?;
     let Some(mut plan) = analysis.plan() else {
         findings_alone(&analysis, format, output)?;
         return Ok(None);

@@ -1,0 +1,144 @@
+//! From a plan to files that run as they are.
+//!
+//! Everything here reads the plan and nothing else. A target is a file of this module, which decides what the
+//! templates need, and one or more templates in templates/, which a user can replace with files of the same name in a
+//! folder of their own. Values reach a shell only through the `sh` filter and YAML only through the `json` filter, so
+//! that no value can end its own quotes.
+
+mod compose;
+mod docker;
+mod service;
+mod systemd;
+mod templates;
+mod vllm_args;
+
+use std::path::PathBuf;
+
+use gemma4_plan::{Plan, Severity};
+use thiserror::Error;
+
+pub use service::{SecretUse, Service, Volume};
+pub use templates::Templates;
+
+/// What files are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Target {
+    /// The command line of `vllm serve`
+    VllmArgs,
+    /// A script with `docker run`
+    Docker,
+    /// A Compose file
+    Compose,
+    /// A systemd unit
+    Systemd,
+}
+
+/// A file that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its name.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Whether it is to be executed.
+    pub executable: bool,
+}
+
+impl Artifact {
+    /// A file that is read.
+    pub fn file(name: impl Into<String>, text: String) -> Self {
+        Artifact { name: name.into(), text, executable: false }
+    }
+
+    /// A file that is executed.
+    pub fn script(name: impl Into<String>, text: String) -> Self {
+        Artifact { name: name.into(), text, executable: true }
+    }
+}
+
+/// Why no file can be made.
+#[derive(Debug, Error)]
+pub enum EmitError {
+    /// The plan does not fit.
+    #[error("the plan does not fit: {0}; `--allow-unfit` makes the files all the same")]
+    Unfit(String),
+    /// The plan has other errors.
+    #[error("the plan has an error: {message} [{code}] {file}:{line}")]
+    Errors {
+        /// Code of the rule.
+        code: String,
+        /// What is wrong.
+        message: String,
+        /// Where.
+        file: String,
+        /// Line.
+        line: u32,
+    },
+    /// The engine cannot be started this way.
+    #[error("`{target}` is not for the engine `{engine}`: {help}")]
+    WrongEngine {
+        /// The target.
+        target: &'static str,
+        /// The engine.
+        engine: String,
+        /// What to use.
+        help: &'static str,
+    },
+    /// The plan lacks something that the target needs.
+    #[error("the plan does not say {what}; {help}")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+        /// What to add.
+        help: &'static str,
+    },
+    /// A template of the user cannot be read.
+    #[error("cannot read the template {path}: {error}")]
+    ReadTemplate {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// A template does not render.
+    #[error("the template {name} does not render: {message}")]
+    Template {
+        /// Its name, or path for a user's own.
+        name: String,
+        /// What is wrong, with the line.
+        message: String,
+    },
+}
+
+/// Makes the files of `target`.
+///
+/// # Errors
+/// See [`EmitError`]; nothing is written here.
+pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: bool) -> Result<Vec<Artifact>, EmitError> {
+    refuse(plan, allow_unfit)?;
+    match target {
+        Target::VllmArgs => vllm_args::emit(plan),
+        Target::Docker => docker::emit(plan, templates),
+        Target::Compose => compose::emit(plan, templates),
+        Target::Systemd => systemd::emit(plan, templates),
+    }
+}
+
+/// Refuses plans that would not run.
+fn refuse(plan: &Plan, allow_unfit: bool) -> Result<(), EmitError> {
+    if allow_unfit {
+        return Ok(());
+    }
+    if !plan.memory.fits {
+        return Err(EmitError::Unfit(plan.memory.reasons.join("; ")));
+    }
+    match plan.diagnostics.iter().find(|finding| finding.severity == Severity::Error) {
+        None => Ok(()),
+        Some(finding) => Err(EmitError::Errors {
+            code: finding.code.clone(),
+            message: finding.message.clone(),
+            file: finding.file.clone(),
+            line: finding.line,
+        }),
+    }
+}

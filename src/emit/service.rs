@@ -1,0 +1,178 @@
+//! What every artifact needs of a plan, decided once: names, the command, mounts, secrets, times.
+
+use std::collections::BTreeMap;
+
+use gemma4_plan::{Plan, SecretRef};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A service as artifacts start it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Service {
+    /// Name of container, unit and Kubernetes objects: letters, digits and dashes.
+    pub name: String,
+    /// Container image.
+    pub image: Option<String>,
+    /// Program that the container starts.
+    pub entrypoint: String,
+    /// Its arguments. Every value of the plan is an argument of its own.
+    pub arguments: Vec<String>,
+    /// Environment variables that are no secrets.
+    pub env: BTreeMap<String, String>,
+    /// Secrets by the variable that the engine reads.
+    pub secrets: Vec<SecretUse>,
+    /// Folders of the host that the container sees.
+    pub volumes: Vec<Volume>,
+    /// Size of /dev/shm in Docker's units.
+    pub shm_size: Option<String>,
+    /// Whether the host's /dev/shm is mounted.
+    pub share_dev_shm: bool,
+    /// Whether the engine runs on TPUs, which containers reach only with all privileges.
+    pub tpu: bool,
+    /// Whether the engine runs on GPUs.
+    pub gpu: bool,
+    /// Port of the HTTP server.
+    pub port: u16,
+    /// Where the machine itself reaches the server. vLLM listens on IPv4, so never a name that may mean IPv6.
+    pub base_url: String,
+    /// Where it says that it is alive.
+    pub health_url: String,
+    /// Seconds that a start may take: fetching weights, loading, and a cold compile.
+    pub ready_seconds: u64,
+    /// Seconds that running requests get to finish.
+    pub stop_seconds: u64,
+    /// Model id, as requests name it.
+    pub model: String,
+}
+
+/// A secret and the variable that carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SecretUse {
+    /// Name in the profile.
+    pub name: String,
+    /// Environment variable that the engine reads.
+    pub variable: String,
+    /// `gcp_secret`, `env` or `file`.
+    pub kind: &'static str,
+    /// The secret's name, the variable's name, or the path.
+    pub reference: String,
+}
+
+/// A folder of the host in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Path on the host.
+    pub host: String,
+    /// Path in the container.
+    pub container: String,
+}
+
+/// Installs packages, then becomes the engine. The packages come first, then `--`, then the engine's own arguments; the
+/// text is the same for every plan, so no value has to survive a shell.
+pub(super) const INSTALL_AND_EXEC: &str = r#"packages=(); while [ "$1" != -- ]; do packages+=("$1"); shift; done; shift; python3 -m pip install -- "${packages[@]}" && exec "$@""#;
+
+impl Service {
+    /// Reads a plan.
+    pub fn new(plan: &Plan) -> Self {
+        let setting = |section: &str, key: &str| plan.deploy.get(section).and_then(|table| table.get(key)).cloned();
+        let text = |section: &str, key: &str| setting(section, key).and_then(|value| value.as_str().map(str::to_owned));
+        let share_dev_shm = setting("docker", "share_dev_shm").and_then(|value| value.as_bool()).unwrap_or(false);
+        let (entrypoint, arguments) = command(plan);
+        let port = plan.server.port;
+        let base_url = format!("http://127.0.0.1:{port}");
+        Service {
+            name: text("docker", "name").unwrap_or_else(|| name(&plan.profile.name)),
+            image: plan.engine.image.clone(),
+            entrypoint,
+            arguments,
+            env: plan.engine.env.clone(),
+            secrets: plan.secrets.iter().map(|(name, reference)| secret(name, reference)).collect(),
+            volumes: volumes(plan, share_dev_shm),
+            shm_size: text("docker", "shm_size"),
+            share_dev_shm,
+            tpu: plan.engine.kind == "vllm-tpu",
+            gpu: plan.engine.kind == "vllm-gpu",
+            port,
+            health_url: format!("{base_url}/health"),
+            base_url,
+            ready_seconds: ready_seconds(plan),
+            stop_seconds: 120,
+            model: plan.model.id.clone(),
+        }
+    }
+}
+
+/// Program and arguments of the container.
+fn command(plan: &Plan) -> (String, Vec<String>) {
+    let mut argv = plan.engine.argv.iter().cloned();
+    if plan.engine.pip.is_empty() {
+        return (argv.next().unwrap_or_default(), argv.collect());
+    }
+    let mut arguments: Vec<String> = ["-c", INSTALL_AND_EXEC, "install-and-exec"].map(str::to_owned).to_vec();
+    arguments.extend(plan.engine.pip.iter().cloned());
+    arguments.push("--".to_owned());
+    arguments.extend(argv);
+    ("/bin/bash".to_owned(), arguments)
+}
+
+/// A name that container engines, systemd and Kubernetes all take.
+fn name(profile: &str) -> String {
+    let mut text: String =
+        profile.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    text.truncate(40);
+    let text = text.trim_matches('-');
+    if text.is_empty() { "gemma4".to_owned() } else { format!("gemma4-{text}") }
+}
+
+fn secret(name: &str, reference: &SecretRef) -> SecretUse {
+    let variable = match name {
+        "hf_token" => "HF_TOKEN".to_owned(),
+        // vLLM reads this variable as it reads --api-key, which would stand in the process list.
+        "api_key" => "VLLM_API_KEY".to_owned(),
+        other => other.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"),
+    };
+    let (kind, reference) = match reference {
+        SecretRef::Gcp { gcp_secret } => ("gcp_secret", gcp_secret),
+        SecretRef::Env { env } => ("env", env),
+        SecretRef::File { file } => ("file", file),
+    };
+    SecretUse { name: name.to_owned(), variable, kind, reference: reference.clone() }
+}
+
+/// The folders that survive the container. What lies in the host's /dev/shm is there already when that is shared.
+fn volumes(plan: &Plan, share_dev_shm: bool) -> Vec<Volume> {
+    let mut volumes = Vec::new();
+    let mut add = |path: &str| {
+        let shared = share_dev_shm && (path == "/dev/shm" || path.starts_with("/dev/shm/"));
+        let known = volumes.iter().any(|volume: &Volume| volume.container == path);
+        if path.starts_with('/') && !shared && !known {
+            volumes.push(Volume { host: path.to_owned(), container: path.to_owned() });
+        }
+    };
+    plan.compile_cache.path.iter().for_each(|path| add(path));
+    plan.engine.env.get("HF_HOME").into_iter().for_each(|path| add(path));
+    if plan.model.fingerprint.is_some() {
+        add(&plan.model.id);
+    }
+    if share_dev_shm {
+        volumes.push(Volume { host: "/dev/shm".to_owned(), container: "/dev/shm".to_owned() });
+    }
+    volumes
+}
+
+/// Half an hour at least (a first start downloads the weights), and three times a cold compile where that is known.
+fn ready_seconds(plan: &Plan) -> u64 {
+    let compile = plan.buckets.compile_seconds.unwrap_or(0);
+    let speculative = if plan.speculative.is_some() { 2 } else { 1 };
+    1800.max(900 + 3 * compile * speculative)
+}
+
+/// The value of a `[deploy]` key as text.
+#[expect(dead_code, reason = "for the cloud targets")]
+pub(super) fn deploy_text(plan: &Plan, section: &str, key: &str) -> Option<String> {
+    match plan.deploy.get(section).and_then(|table| table.get(key)) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Null) | None => None,
+        Some(other) => Some(other.to_string()),
+    }
+}
