@@ -59,6 +59,8 @@ pub struct SourceText {
     /// Whether it is a file that `--fix` may write.
     pub path: Option<std::path::PathBuf>,
     masks: Vec<Range<usize>>,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 /// All texts of one run.
@@ -76,7 +78,8 @@ impl Sources {
         text: String,
         path: Option<std::path::PathBuf>,
     ) -> SourceId {
-        self.entries.push(SourceText { name: name.into(), kind, text, path, masks: Vec::new() });
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        self.entries.push(SourceText { name: name.into(), kind, text, path, masks: Vec::new(), lines });
         SourceId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -117,15 +120,28 @@ impl Sources {
 
     /// Line and column, both from 1, the column in characters.
     pub fn line_column(&self, location: Location) -> (u32, u32) {
-        let text = &self.get(location.source).text;
+        let SourceText { text, lines, .. } = self.get(location.source);
         let mut start = (location.start as usize).min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
         }
-        let before = &text[..start];
-        let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        let line = lines.partition_point(|&begin| begin <= start);
+        let begin = lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let column = text.get(begin..start).map_or(0, |before| before.chars().count()) + 1;
         (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+    }
+
+    /// The finding for tools that attach it to a file of the user: one in a built-in parent moves to the place of the
+    /// user's own profile that led there.
+    pub fn attachable(&self, diagnostic: &Diagnostic) -> gemma4_plan::Diagnostic {
+        let of_user = |location: &Location| self.get(location.source).path.is_some();
+        let place = diagnostic.related.iter().map(|(location, _)| location).find(|location| of_user(location));
+        match place {
+            Some(place) if !of_user(&diagnostic.location) => {
+                self.record(&Diagnostic { location: *place, ..diagnostic.clone() })
+            }
+            _ => self.record(diagnostic),
+        }
     }
 
     /// The finding as it stands in JSON.

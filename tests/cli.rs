@@ -590,3 +590,122 @@ fn schema_check_says_what_lint_says() {
     assert_eq!(outcome.code, 1);
     assert_snapshot!("schema_check", outcome.stdout);
 }
+
+#[test]
+fn fixes_never_make_a_profile_worse() {
+    let place = Place::new();
+    for text in [
+        "extends = [\"e2b-v6e-1\"]\n[scheduler]\nmax_num_seq = 8\nmax_num_seqs = 16\n",
+        "extends = [\"e2b-v6e-1\"]\n[scheduler]\nmax_num_seq = 8\nmax_num_seqz = 16\n",
+        "extends = [\"e2b-v6e-1\"]\n[schedular]\nmax_num_seqs = 8\n[scheduler]\nmax_num_seqs = 16\n",
+        "extends = [\"e2b-v6e-1\"]\n[engine]\nextra_args = [\"--disable-lora\"]\n",
+    ] {
+        place.write("mine.toml", text);
+        place.run(&["lint", "mine.toml", "--fix"]);
+        assert_eq!(place.read("mine.toml"), text);
+    }
+    // Nothing is written when a file of the same run cannot be read.
+    let text = "name = \"mine\"\nextends = [\"e2b-v6e-1\"]\n[server]\nhost = \"localhost\"\n";
+    place.write("mine.toml", text);
+    assert_eq!(place.run(&["lint", "--fix", "mine.toml", "nope.toml"]).code, 2);
+    assert_eq!(place.read("mine.toml"), text);
+}
+
+#[cfg(unix)]
+#[test]
+fn files_are_written_where_links_lead_and_devices_stay_devices() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
+    let place = Place::new();
+    place.write("small.toml", SMALL).write("real.json", "old");
+    std::os::unix::fs::symlink("real.json", place.path().join("link.json")).expect("a link");
+    assert_eq!(place.run(&["plan", "small.toml", "--out", "link.json"]).code, 0);
+    assert!(place.path().join("link.json").is_symlink());
+    assert!(place.read("real.json").contains("gemma4ctl.plan/1"));
+    // A device of our own would need privileges; a pipe shows the same.
+    let pipe = place.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).expect("the plan")
+    });
+    assert_eq!(place.run(&["plan", "small.toml", "--out", "pipe"]).code, 0);
+    assert!(reader.join().expect("a reader").contains("gemma4ctl.plan/1"));
+    assert!(std::fs::metadata(&pipe).expect("the pipe").file_type().is_fifo());
+    std::fs::set_permissions(place.path().join("real.json"), PermissionsExt::from_mode(0o444)).expect("permissions");
+    let refused = place.run(&["plan", "small.toml", "--out", "real.json"]);
+    assert!(refused.code == 2 && refused.stderr.contains("read-only"), "{}", refused.all());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    let place = Place::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let output =
+        place.command(&["plan", "turbo-stable", "--format", "json"]).stdout(full).output().expect("the binary");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write the result"));
+}
+
+#[test]
+fn small_inputs_never_take_long() {
+    let place = Place::new();
+    // Each level doubles the number of parents; only a bound on their number ends this.
+    for level in 0..32 {
+        place.write(&format!("p{level}.toml"), format!("extends = [\"p{0}\", \"p{0}\"]\n", level + 1));
+    }
+    place.write("p32.toml", SMALL);
+    assert_eq!(place.run(&["lint", "p0.toml"]).code, 1);
+    let keys: String = (0..60_000).map(|index| format!("k{index}=1\n")).collect();
+    place.write("many.toml", keys);
+    let outcome = place.run(&["lint", "many.toml"]);
+    assert!(outcome.code == 1 && outcome.stdout.contains("more than 1000 keys"));
+    place.write(
+        "flag.toml",
+        format!(
+            "extends = [\"e2b-v6e-1\"]\n[engine]\nversion = \"0.32\"\nextra_args = [\"--{}\"]\n",
+            "x".repeat(500_000)
+        ),
+    );
+    assert_eq!(place.run(&["lint", "flag.toml", "--format", "json"]).code, 1);
+}
+
+#[test]
+fn removed_flags_take_nothing_else_along() {
+    let place = Place::new();
+    place.write("mine.toml", "name = \"mine\"\nextends = [\"e2b-v6e-1\"]\n[engine]\nversion = \"0.30\"\nextra_args = [\"--swap-space\", \"4\", \"-O3\", \"--disable-log-requests\", \"--num-scheduler-steps=8\", \"--seed\", \"1\"]\n");
+    let plan = place.run(&["plan", "mine.toml", "--format", "json"]).json();
+    let argv: Vec<&str> =
+        plan["engine"]["argv"].as_array().expect("argv").iter().filter_map(serde_json::Value::as_str).collect();
+    assert_eq!(argv[argv.len() - 3..], ["-O3", "--seed", "1"]);
+    assert_eq!(plan["engine"]["notes"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_warm_cache_is_only_promised_for_the_same_programs() {
+    let place = Place::new();
+    let key = |set: &str| {
+        place.run(&["plan", "31b-v6e-8", "--format", "json", "--set", set]).json()["compile_cache"]["key"].clone()
+    };
+    let base = key("server.port=8000");
+    assert_eq!(base, key("server.port=8001"));
+    for set in [
+        "engine.env.MODEL_IMPL_TYPE=vllm",
+        "scheduler.async_scheduling=false",
+        "scheduler.max_num_seqs=128",
+        "memory.hbm_utilization=0.8",
+        "engine.pip=[\"jax==0.11\"]",
+    ] {
+        assert_ne!(base, key(set), "{set}");
+    }
+}
+
+#[test]
+fn tpu7x_counts_two_devices_a_chip() {
+    let place = Place::new();
+    let plan = place.run(&["plan", "31b-v6e-8", "--set", "hardware.accelerator=tpu7x-4", "--format", "json"]).json();
+    assert_eq!((plan["hardware"]["chips"].as_u64(), plan["hardware"]["devices"].as_u64()), (Some(4), Some(8)));
+    assert_eq!(plan["memory"]["per_device"]["usable"], plan["hardware"]["usable_hbm_bytes"]);
+    // 8 devices, fp8: 573,440 bytes a token on all of them together.
+    assert_eq!(plan["kv_cache"]["bytes_per_token"], 573_440);
+}

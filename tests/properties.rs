@@ -38,6 +38,8 @@ fn mutated() -> impl Strategy<Value = String> {
         Just("0".to_owned()),
         Just("-1".to_owned()),
         Just("9223372036854775807".to_owned()),
+        Just("16777216".to_owned()),
+        Just("4294967296".to_owned()),
         Just("99999999999999999999".to_owned()),
         Just("1e308".to_owned()),
         Just("nan".to_owned()),
@@ -82,11 +84,30 @@ proptest! {
         }
     }
 
+    /// Every count at its bound at once: products of several must not overflow.
+    #[test]
+    fn extremes_give_a_plan_or_findings(
+        base in prop_oneof![Just("turbo-stable"), Just("31b-v6e-8"), Just("e4b-b200"), Just("cpu-e2b"), Just("smoke")],
+        version in prop_oneof![Just("0.20"), Just("0.25"), Just("0.32")],
+        values in proptest::collection::vec(prop_oneof![Just("1"), Just("2"), Just("65536"), Just("16777216")], 9),
+    ) {
+        let keys = [
+            "scheduler.max_num_seqs", "scheduler.max_num_batched_tokens", "scheduler.max_model_len", "scheduler.bucket_padding_gap",
+            "memory.block_size", "memory.num_blocks", "speculative.num_tokens", "parallelism.data", "workload.concurrency",
+        ];
+        let mut set: Vec<String> = keys.iter().zip(&values).map(|(key, value)| format!("{key}={value}")).collect();
+        set.push("speculative.method=ngram".to_owned());
+        set.push(format!("engine.version={version}"));
+        let analysis = plan::analyze(base, &set).expect("an analysis");
+        prop_assert!(analysis.plan().is_some() || analysis.has_errors());
+    }
+
     /// The memory of a plan adds up, and every split tensor covers the whole.
     #[test]
     fn plans_add_up(
         size in prop_oneof![Just("E2B"), Just("E4B"), Just("12B"), Just("26B-A4B"), Just("31B")],
         engine in prop_oneof![Just("vllm-tpu"), Just("bundled")],
+        drafts in 0_u64..4,
         tensor in prop_oneof![Just(1_u64), Just(2), Just(4), Just(8)],
         length in 512_u64..131_072,
         seqs in 1_u64..512,
@@ -101,6 +122,8 @@ proptest! {
             format!("scheduler.max_model_len={length}"),
             format!("scheduler.max_num_seqs={seqs}"),
             format!("memory.hbm_utilization={utilization}"),
+            format!("speculative.num_tokens={}", drafts.max(1)),
+            format!("speculative.method={}", if drafts > 0 { "ngram" } else { "none" }),
         ];
         let analysis = plan::analyze("31b-v6e-8", &set).expect("an analysis");
         let Some(plan) = analysis.plan() else {

@@ -15,8 +15,8 @@ pub const MIN_TOKENS: u64 = 16;
 /// Smallest request bucket, `MIN_NUM_SEQS` of tpu-inference.
 pub const MIN_REQUESTS: u64 = 8;
 
-/// Most buckets that are listed; a finer ladder is a mistake that lint reports.
-const MAX_BUCKETS: usize = 4096;
+/// Most buckets that are listed; `padding-gap-shape` reports a finer ladder.
+pub const MAX_BUCKETS: usize = 1 << 14;
 
 /// The ladder from `smallest` to at least `largest`: powers of two up to `gap`, then steps of `gap`; powers of two
 /// throughout for a gap of 0.
@@ -92,6 +92,42 @@ pub fn programs(tokens: &[u64], requests: &[u64], multimodal: bool, asynchronous
     4 * r + r + prompt_logprobs + t + media + substitute + select + r + r
 }
 
+/// Whether programs are compiled when a request first needs them rather than before the service is ready.
+pub fn skips_compilation(resolved: &Resolved) -> bool {
+    let skip = resolved.env.get("SKIP_JAX_PRECOMPILE").map(String::as_str);
+    matches!(skip, Some("1" | "true" | "True" | "TRUE"))
+        || resolved.extra_args.iter().any(|argument| argument == "--enforce-eager")
+}
+
+/// Programs compiled before the service is ready, and the seconds that a start takes when nothing is cached.
+///
+/// The number is left out under speculation, whose own programs are not counted here. The seconds are scaled by layers
+/// from one measured start, and never below a start that was observed with this model and slice.
+fn cold_start(resolved: &Resolved, tokens: &[u64], requests: &[u64]) -> (Option<u64>, Option<u64>) {
+    if skips_compilation(resolved) {
+        return (None, None);
+    }
+    let speculative = resolved.speculative.is_some();
+    let observed = resolved.engine.starts.iter().find(|start| {
+        start.family == resolved.accelerator.family
+            && start.size == resolved.model.size
+            && start.tensor == u64::from(resolved.tensor)
+            && start.speculative == speculative
+    });
+    let multimodal = resolved.is_multimodal() && !resolved.text_only();
+    // N-gram speculation switches asynchronous scheduling off.
+    let asynchronous = resolved.limits.async_scheduling != Some(false) && !speculative;
+    let graphs = programs(tokens, requests, multimodal, asynchronous);
+    let estimate = resolved.engine.compile.map(|times| {
+        let backbone = tokens.len() as f64;
+        let others = graphs as f64 - backbone * if multimodal { 2.0 } else { 1.0 };
+        let media = if multimodal { times.seconds_per_media_bucket } else { 0.0 };
+        let layers = resolved.model.config.text.layers.len() as f64 / times.layers.max(1) as f64;
+        (backbone * (times.seconds_per_token_bucket + media) * layers + others * times.seconds_per_program) as u64
+    });
+    ((!speculative).then_some(graphs), estimate.max(observed.map(|start| start.seconds)))
+}
+
 /// The buckets of a resolved profile.
 pub fn compute(resolved: &Resolved) -> Buckets {
     let budget = resolved.limits.max_num_batched_tokens;
@@ -117,38 +153,20 @@ pub fn compute(resolved: &Resolved) -> Buckets {
             }
         }
         EngineKind::VllmTpu => {
-            let smallest = if resolved.version >= Version::new(0, 25) {
-                resolved
-                    .env
-                    .get("MIN_TOKEN_BUCKET")
-                    .and_then(|text| text.parse::<u64>().ok())
-                    .filter(|value| value.is_power_of_two())
-                    .unwrap_or(MIN_TOKENS)
-            } else {
-                MIN_TOKENS
-            };
+            // An 8-bit cache packs four entries into a row, a 16-bit one two.
+            let packing = 32 / resolved.memory.kv_dtype.bits().clamp(1, 32);
+            let configured = resolved
+                .env
+                .get("MIN_TOKEN_BUCKET")
+                .filter(|_| resolved.version >= Version::new(0, 25))
+                .and_then(|text| text.parse::<u64>().ok())
+                .filter(|value| value.is_power_of_two());
+            let smallest = configured.unwrap_or(MIN_TOKENS).max(packing);
             let tokens = tokens(smallest, budget, resolved.limits.padding_gap, resolved.version >= Version::new(0, 30));
             let requests = requests(resolved.limits.max_num_seqs);
-            let multimodal = resolved.is_multimodal() && !resolved.text_only();
-            // N-gram speculation switches asynchronous scheduling off.
-            let asynchronous = resolved.limits.async_scheduling != Some(false)
-                && resolved.speculative.as_ref().is_none_or(|speculative| speculative.method != "ngram");
-            let graphs = programs(&tokens, &requests, multimodal, asynchronous);
-            let compile_seconds = resolved.engine.compile.map(|times| {
-                let backbone = tokens.len() as f64;
-                let others = graphs as f64 - backbone * if multimodal { 2.0 } else { 1.0 };
-                let per_bucket =
-                    times.seconds_per_token_bucket + if multimodal { times.seconds_per_media_bucket } else { 0.0 };
-                let layers = resolved.model.config.text.layers.len() as f64 / times.layers.max(1) as f64;
-                (backbone * per_bucket * layers + others * times.seconds_per_program) as u64
-            });
-            Buckets {
-                tokens,
-                requests,
-                logits: drafts.map(|drafts| logits(resolved.limits.max_num_seqs, drafts)).unwrap_or_default(),
-                graphs: Some(graphs),
-                compile_seconds,
-            }
+            let (graphs, compile_seconds) = cold_start(resolved, &tokens, &requests);
+            let logits = drafts.map(|drafts| logits(resolved.limits.max_num_seqs, drafts)).unwrap_or_default();
+            Buckets { tokens, requests, logits, graphs, compile_seconds }
         }
     }
 }

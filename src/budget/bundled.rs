@@ -31,7 +31,10 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     let layout = KvLayout::new(&resolved.model.config, tp, resolved.memory.kv_dtype, block_u32)
         .map_err(|error| Impossible { key: "memory.block_size", message: error.to_string() })?;
     let page = layout.page_bytes_per_device();
-    let used = resolved.memory.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
+    let used = resolved
+        .memory
+        .weights_measured
+        .map_or(weights.device_bytes, |bytes| bytes / tp / u64::from(resolved.data.max(1)));
     let limit = (resolved.usable as f64 * resolved.memory.utilization) as u64;
     let available = i128::from(limit) - i128::from(used);
     let fitting = u64::try_from(available.max(0)).unwrap_or(0) / page.max(1);
@@ -94,15 +97,7 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         layers,
         capacity: capacity(usable_blocks, resolved.limits.max_model_len, need),
     };
-    Ok(Budget {
-        tensors: weights.rows,
-        buckets: buckets::compute(resolved),
-        kv,
-        memory,
-        pool_bytes: available * i128::from(tp),
-        blocks_per_request,
-        decisive,
-    })
+    Ok(Budget { tensors: weights.rows, buckets: buckets::compute(resolved), kv, memory, blocks_per_request, decisive })
 }
 
 #[cfg(test)]

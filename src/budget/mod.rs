@@ -28,8 +28,6 @@ pub struct Budget {
     pub kv: KvCache,
     /// The sums.
     pub memory: Memory,
-    /// Bytes of all devices left for the KV pool, before whole blocks are taken from them; negative when weights alone are too large.
-    pub pool_bytes: i128,
     /// Blocks that one request of the longest length needs.
     pub blocks_per_request: u64,
     /// The key that decides why it does not fit.
@@ -96,8 +94,11 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
     let Sums { weights, kv, mut terms, expected_programs, blocks, blocks_per_request, held_back } = sums;
     let usable = resolved.usable;
     let limit = (usable as f64 * resolved.memory.utilization) as u64;
-    let programs: u64 =
-        terms.iter().filter(|term| term.part == "programs" && term.basis != "derived").map(|term| term.bytes).sum();
+    let programs: u64 = terms
+        .iter()
+        .filter(|term| term.part == "programs" && term.basis != "derived")
+        .fold(0, |sum, term| sum.saturating_add(term.bytes));
+    let used = weights.saturating_add(kv);
     let free = i64::try_from(i128::from(usable) - i128::from(weights) - i128::from(kv) - i128::from(programs))
         .unwrap_or(i64::MIN);
     let mut reasons = Vec::new();
@@ -111,15 +112,16 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
             gib(usable),
             resolved.memory.utilization
         ));
-    } else if weights + kv > limit {
+    } else if used > limit {
         decisive = Some("memory.num_blocks");
         reasons.push(format!(
             "weights and the KV pool take {} of each device, and the limit is {}",
-            gib(weights + kv),
+            gib(used),
             gib(limit)
         ));
-    } else if blocks < blocks_per_request + held_back {
-        decisive = Some("scheduler.max_model_len");
+    } else if blocks < blocks_per_request.saturating_add(held_back) {
+        let few = resolved.memory.num_blocks.is_some();
+        decisive = Some(if few { "memory.num_blocks" } else { "scheduler.max_model_len" });
         reasons.push(format!(
             "one request of {} tokens needs {blocks_per_request} KV blocks{}, and the pool has {blocks}",
             resolved.limits.max_model_len,
@@ -132,7 +134,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
             "compiled programs were seen to need {}, and utilization {:.2} leaves {} beside weights and KV cache",
             gib(programs),
             resolved.memory.utilization,
-            gib(usable.saturating_sub(weights + kv))
+            gib(usable.saturating_sub(used))
         ));
     }
     terms.retain(|term| term.bytes > 0);

@@ -87,8 +87,13 @@ pub fn buffers(resolved: &Resolved) -> Vec<MemoryTerm> {
 pub fn default_block_size(resolved: &Resolved) -> (u64, &'static str) {
     let prefix_lm =
         resolved.model.config.bidirectional_vision && !resolved.text_only() && !resolved.loads_text_only_class();
+    let backend =
+        resolved.extra_args.windows(2).find(|pair| pair[0] == "--attention-backend").map(|pair| pair[1].as_str());
+    let backend = backend
+        .or_else(|| resolved.extra_args.iter().find_map(|argument| argument.strip_prefix("--attention-backend=")));
     match resolved.accelerator.family.as_str() {
-        "h100" | "h200" if resolved.memory.kv_dtype.bits() == 8 => {
+        _ if backend == Some("TRITON_ATTN") => (16, "the Triton backend takes vLLM's default"),
+        "h100" | "h200" if resolved.memory.kv_dtype == gemma4_model::DType::F8E4M3 => {
             (64, "FlashAttention on Hopper with fp8 KV asks for 64")
         }
         "b200" if prefix_lm => {
@@ -210,7 +215,10 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     let layout = Layout::new(resolved, primary)?;
     let text = &resolved.model.config.text;
     let tp = u64::from(resolved.tensor.max(1));
-    let used = resolved.memory.weights_measured.map_or(weights.device_bytes, |bytes| bytes / tp);
+    let used = resolved
+        .memory
+        .weights_measured
+        .map_or(weights.device_bytes, |bytes| bytes / tp / u64::from(resolved.data.max(1)));
     let mut terms = if resolved.memory.weights_measured.is_some() {
         vec![term("weights", "weights, measured", used, "measured", "memory.weights_measured in the profile")]
     } else {
@@ -274,7 +282,6 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         buckets: buckets::compute(resolved),
         kv,
         memory,
-        pool_bytes: (available * tp as f64) as i128,
         blocks_per_request: per_request,
         decisive,
     })

@@ -157,7 +157,7 @@ pub fn block_size(max_model_len: u64, max_num_seqs: u64) -> (u64, String) {
     let rule = if max_model_len > 8192 {
         "16 above 8,192 tokens".to_owned()
     } else {
-        format!("a sixteenth of {max_model_len} tokens, from 16 to 256")
+        format!("a sixteenth of {} tokens, from 16 to 256", max_model_len.next_power_of_two())
     };
     if least > page {
         (
@@ -194,51 +194,65 @@ pub fn fp8_halves(heads: u64, tp: u64) -> bool {
 
 /// Memory that the compiled programs need beside the pool: measured terms, and what is only derived.
 fn programs(resolved: &Resolved, requests: &[u64], logits: &[u64]) -> (Vec<MemoryTerm>, u64) {
-    let vocabulary = resolved.model.config.text.vocab_size;
-    let largest = requests.last().copied().unwrap_or(buckets::MIN_REQUESTS);
-    let mut terms = vec![
-        term(
-            "programs",
-            "structured decoding",
-            largest * vocabulary * 6,
-            "measured",
-            "compiled at every start; 384 MiB for 256 sequences (run G10) and 1.50 GiB for 1,024 (run G15)",
-        ),
-        term(
-            "programs",
-            "structured decoding, dummies",
-            requests.iter().sum::<u64>() * vocabulary * 2,
-            "measured",
-            "held while compiling; closes run G10 to the MiB",
-        ),
-    ];
-    let seen = resolved
-        .engine
-        .programs
-        .iter()
-        .find(|entry| entry.family == resolved.accelerator.family && entry.size == resolved.model.size);
-    if let Some(seen) = seen {
-        terms.push(term("programs", "executables", seen.mib << 20, "measured", seen.source.clone()));
-    }
-    let mut expected = if resolved.model.size == "31B" { 1 << 30 } else { 256 << 20 };
-    let drafts = resolved.speculative.as_ref().is_some_and(|speculative| speculative.method == "ngram");
-    if drafts && resolved.version >= Version::new(0, 23) {
-        let pairs: u64 = logits
-            .iter()
-            .flat_map(|&rows| {
-                requests.iter().filter(move |&&request| request <= rows).map(move |&request| rows + request)
-            })
-            .sum();
-        let (count, sum) = (requests.len() as u64, logits.iter().sum::<u64>());
-        let bytes = vocabulary * (6 * pairs + 2 * count * sum + 2 * count * sum / u64::from(resolved.tensor.max(1)));
+    let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    let wide = |list: &[u64]| list.iter().map(|&value| u128::from(value)).sum::<u128>();
+    let vocabulary = u128::from(resolved.model.config.text.vocab_size);
+    let largest = u128::from(requests.last().copied().unwrap_or(buckets::MIN_REQUESTS));
+    let mut terms = vec![term(
+        "programs",
+        "structured decoding",
+        bytes(largest * vocabulary * 6),
+        "measured",
+        "384 MiB for 256 sequences (run G10) and 1.50 GiB for 1,024 (run G15)",
+    )];
+    // What is held while programs are compiled ahead is not there when they are not.
+    let ahead = !buckets::skips_compilation(resolved);
+    if ahead {
+        let held = "held while compiling (shapes from source); with it run G10 closes to the MiB";
         terms.push(term(
             "programs",
-            "n-gram speculation, dummies",
-            bytes,
-            "derived",
-            "tpu-inference 0.23 and later keep every dummy until all programs are queued; not seen on hardware",
+            "structured decoding, dummies",
+            bytes(wide(requests) * vocabulary * 2),
+            "measured",
+            held,
         ));
-        expected += bytes;
+    }
+    let seen = resolved.engine.programs.iter().find(|entry| {
+        entry.family == resolved.accelerator.family
+            && entry.size == resolved.model.size
+            && entry.tensor == u64::from(resolved.tensor)
+    });
+    if let Some(seen) = seen {
+        if seen.total {
+            // The observation is of everything together.
+            terms.clear();
+        }
+        terms.push(term(
+            "programs",
+            if seen.total { "programs" } else { "executables" },
+            seen.mib << 20,
+            "measured",
+            seen.source.clone(),
+        ));
+    }
+    let mut expected: u64 = if resolved.model.size == "31B" { 1 << 30 } else { 256 << 20 };
+    let drafts = resolved.speculative.as_ref().is_some_and(|speculative| speculative.method == "ngram");
+    if drafts && ahead && resolved.version >= Version::new(0, 23) {
+        let pairs: u128 = logits
+            .iter()
+            .flat_map(|&rows| {
+                requests
+                    .iter()
+                    .filter(move |&&request| request <= rows)
+                    .map(move |&request| u128::from(rows) + u128::from(request))
+            })
+            .sum();
+        let product = 2 * requests.len() as u128 * wide(logits);
+        let held = bytes(vocabulary * (6 * pairs + product + product / u128::from(resolved.tensor.max(1))));
+        let source =
+            "tpu-inference 0.23 and later keep every dummy until all programs are queued; not seen on hardware";
+        terms.push(term("programs", "n-gram speculation, dummies", held, "derived", source));
+        expected = expected.saturating_add(held);
     }
     (terms, expected)
 }
@@ -265,10 +279,11 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
     }
 
     // Weights in use: measured where known, else from shapes.
+    let copies = u64::from(resolved.data.max(1));
     let measured = resolved
         .memory
         .weights_measured
-        .map(|bytes| (bytes, "memory.weights_measured in the profile".to_owned()))
+        .map(|bytes| (bytes / copies, "memory.weights_measured in the profile".to_owned()))
         .or_else(|| {
             let known =
                 resolved.engine.weights.iter().find(|entry| entry.id == resolved.model_id && entry.tensor == tp);
@@ -319,15 +334,7 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         layers,
         capacity: capacity(blocks, resolved.limits.max_model_len, |tokens| tokens.div_ceil(block.max(1))),
     };
-    Ok(Budget {
-        tensors: weights.rows,
-        buckets,
-        kv,
-        memory,
-        pool_bytes: available as i128,
-        blocks_per_request: per_request,
-        decisive,
-    })
+    Ok(Budget { tensors: weights.rows, buckets, kv, memory, blocks_per_request: per_request, decisive })
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Engines: defaults, flags and what was measured, by version.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
@@ -26,8 +25,9 @@ pub struct Engine {
     pub options: Option<String>,
     /// Where the entry comes from.
     pub source: String,
-    /// Defaults by profile key.
-    pub defaults: BTreeMap<String, Default>,
+    /// Defaults of profile keys.
+    #[serde(default, rename = "default")]
+    defaults: Vec<Default>,
     /// Flags that are gone.
     #[serde(default, rename = "flag")]
     pub flags: Vec<Flag>,
@@ -45,12 +45,21 @@ pub struct Engine {
     pub weights: Vec<MeasuredWeights>,
     /// Compile times, where they were measured.
     pub compile: Option<CompileTimes>,
+    /// Cold starts that were observed.
+    #[serde(default, rename = "cold_start")]
+    pub starts: Vec<ColdStart>,
 }
 
 /// A default of an engine.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Default {
+    /// Profile key.
+    key: String,
+    /// First version that has it.
+    since: Option<Version>,
+    /// First version that has another.
+    until: Option<Version>,
     /// The value.
     pub value: toml::Value,
     /// Where it comes from.
@@ -63,10 +72,18 @@ pub struct Default {
 pub struct Flag {
     /// The flag.
     pub name: String,
-    /// The first version that does not know it.
+    /// A version that does not know it; no older parser was read.
     pub until: Version,
+    /// Whether it took a value.
+    #[serde(default = "takes_value")]
+    pub takes_value: bool,
     /// What to do.
     pub help: String,
+}
+
+/// Most flags take a value.
+fn takes_value() -> bool {
+    true
 }
 
 /// A flag that does nothing.
@@ -99,8 +116,13 @@ pub struct Programs {
     pub family: String,
     /// Size of the model.
     pub size: String,
+    /// Tensor parallelism of the observation.
+    pub tensor: u64,
     /// MiB on one device.
     pub mib: u64,
+    /// Whether the observation is of all programs together, rather than of what comes on top of structured decoding.
+    #[serde(default)]
+    pub total: bool,
     /// The observation.
     pub source: String,
 }
@@ -119,6 +141,24 @@ pub struct MeasuredWeights {
     pub source: String,
 }
 
+/// A start with nothing cached.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColdStart {
+    /// Accelerator family.
+    pub family: String,
+    /// Size of the model.
+    pub size: String,
+    /// Tensor parallelism.
+    pub tensor: u64,
+    /// Whether speculation was on.
+    pub speculative: bool,
+    /// Seconds until ready.
+    pub seconds: u64,
+    /// The observation.
+    pub source: String,
+}
+
 /// Seconds of a cold compile.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct CompileTimes {
@@ -133,9 +173,13 @@ pub struct CompileTimes {
 }
 
 impl Engine {
-    /// The default of a profile key.
-    pub fn default(&self, key: &str) -> Option<&Default> {
-        self.defaults.get(key)
+    /// The default of a profile key in `version`.
+    pub fn default(&self, key: &str, version: Version) -> Option<&Default> {
+        self.defaults.iter().find(|entry| {
+            entry.key == key
+                && entry.since.is_none_or(|since| since <= version)
+                && entry.until.is_none_or(|until| version < until)
+        })
     }
 
     /// The engine's command-line options, if the catalog has them.

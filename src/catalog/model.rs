@@ -25,8 +25,6 @@ pub struct Model {
     pub kinds: Vec<TensorKind>,
     /// For a checkpoint in a folder: SHA-256 of its configuration and tensor headers.
     pub fingerprint: Option<String>,
-    /// For a checkpoint in a folder: bytes of its tensors.
-    pub checkpoint_bytes: Option<u64>,
 }
 
 /// Tensors that differ in nothing but their layer.
@@ -105,15 +103,7 @@ impl Entry {
         let config = Config::from_raw(&self.config)
             .map_err(|error| CatalogError::Parse { path: path.to_owned(), message: format!("[config]: {error}") })?;
         let kinds = kinds(&config);
-        Ok(Model {
-            size: self.name,
-            source: self.source,
-            config,
-            ids: self.ids,
-            kinds,
-            fingerprint: None,
-            checkpoint_bytes: None,
-        })
+        Ok(Model { size: self.name, source: self.source, config, ids: self.ids, kinds, fingerprint: None })
     }
 }
 
@@ -175,11 +165,8 @@ pub fn local_model(folder: &Path) -> Result<Model, CatalogError> {
         CatalogError::Checkpoint(message)
     })?;
     let mut hashed = checkpoint.config_bytes.clone();
-    let mut bytes = 0_u64;
     for tensor in checkpoint.sorted_tensors() {
         hashed.extend_from_slice(format!("\n{} {} {:?}", tensor.name, tensor.dtype.name(), tensor.shape).as_bytes());
-        let elements = tensor.shape.iter().fold(1_u64, |product, &size| product.saturating_mul(size));
-        bytes = bytes.saturating_add(tensor.dtype.bytes(elements).unwrap_or(0));
     }
     Ok(Model {
         size: "local".to_owned(),
@@ -188,6 +175,5 @@ pub fn local_model(folder: &Path) -> Result<Model, CatalogError> {
         kinds: kinds(&checkpoint.config),
         config: checkpoint.config,
         fingerprint: Some(gemma4_plan::digest::sha256(&hashed)),
-        checkpoint_bytes: Some(bytes),
     })
 }

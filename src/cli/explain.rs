@@ -4,6 +4,7 @@ use anyhow::bail;
 use gemma4_plan::Provenance;
 
 use super::{FINDINGS, Output, ResultFormat};
+use crate::diagnostic::Severity;
 use crate::lint;
 use crate::lint::render::{self, Batch, Format};
 use crate::plan::{Analysis, analyze, explain};
@@ -70,7 +71,20 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         return Ok(0);
     }
     story(&analysis, asked, key, entry, output);
-    Ok(0)
+    errors(&analysis, output)
+}
+
+/// Errors of the profile, which leave the meaning of its values open.
+fn errors(analysis: &Analysis, output: &mut Output) -> anyhow::Result<u8> {
+    let wrong: Vec<_> =
+        analysis.loaded.diagnostics.iter().filter(|finding| finding.severity == Severity::Error).cloned().collect();
+    if wrong.is_empty() {
+        return Ok(0);
+    }
+    output.line("");
+    let batch = Batch { sources: &analysis.loaded.sources, diagnostics: &wrong };
+    output.push(&render::render(Format::Text, &[batch], output.colour()));
+    Ok(FINDINGS)
 }
 
 fn story(analysis: &Analysis, asked: &str, key: &str, entry: &Provenance, output: &mut Output) {
@@ -138,7 +152,7 @@ fn all_values(
         let value = explain::shown(&entry.value);
         output.line(format!("{key:<widest$}  {value}  ({}: {})", explain::origin(entry), entry.why));
     }
-    Ok(0)
+    errors(analysis, output)
 }
 
 /// What the schema says of a key.

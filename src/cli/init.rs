@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use super::Output;
 use super::output::{note, write_atomically};
 use crate::catalog;
+use crate::diagnostic::Severity;
 use crate::profile::EngineKind;
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,16 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         Some(catalog::AcceleratorKind::Gpu) => EngineKind::VllmGpu,
         _ => EngineKind::Bundled,
     };
-    let text = profile(&arguments.name, &model, &accelerator, kind);
+    let name = arguments.name.strip_suffix(".toml").unwrap_or(&arguments.name);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        bail!(
+            "`{}` is not a name for a profile: use letters, digits, `-`, `_` and `.`, and `--out` for another folder",
+            arguments.name
+        );
+    }
+    let text = profile(name, &model, &accelerator, kind);
+    check(&text)?;
     let path = match &arguments.out {
         Some(path) if path.as_os_str() == "-" => {
             output.push(&text);
@@ -61,7 +71,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         Some(path) => path.clone(),
         None => {
             let folder = PathBuf::from("profiles");
-            let file = format!("{}.toml", arguments.name);
+            let file = format!("{name}.toml");
             if folder.is_dir() { folder.join(file) } else { PathBuf::from(file) }
         }
     };
@@ -71,6 +81,22 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     write_atomically(&path, &text)?;
     note(&format!("wrote {}; next: `gemma4ctl plan {}`", path.display(), path.display()));
     Ok(0)
+}
+
+/// What is written must plan: some models cannot be split over all devices of some slices.
+fn check(text: &str) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a folder for temporary files")?;
+    let path = folder.path().join("profile.toml");
+    std::fs::write(&path, text).context("cannot write a temporary file")?;
+    let analysis = crate::plan::analyze(&path.display().to_string(), &[])?;
+    let error = analysis.loaded.diagnostics.iter().find(|finding| finding.severity == Severity::Error);
+    match error {
+        None => Ok(()),
+        Some(finding) => {
+            let help = finding.help.as_deref().map(|help| format!("; {help}")).unwrap_or_default();
+            bail!("that would not run: {}{help}", finding.message)
+        }
+    }
 }
 
 /// Asks on a terminal; elsewhere the flag is required.
@@ -105,7 +131,9 @@ fn profile(name: &str, model: &str, accelerator: &str, kind: EngineKind) -> Stri
     } else {
         ""
     };
+    let model = serde_json::Value::from(model).to_string();
+    let summary = serde_json::Value::from(format!("{} on {accelerator}", model.trim_matches('"'))).to_string();
     format!(
-        "name = \"{name}\"\nsummary = \"{model} on {accelerator}\"\n\n[model]\nid = \"{model}\"\n\n[hardware]\naccelerator = \"{accelerator}\"\n{memory}\n{engine}\n[scheduler]\n# Longest sequence, prompt and output together.\nmax_model_len = {length}\n# Most sequences at once; sizes the compiled programs.\nmax_num_seqs = {seqs}\n{rest}\n[server]\nhost = \"127.0.0.1\"\nport = 8000\n"
+        "name = \"{name}\"\nsummary = {summary}\n\n[model]\nid = {model}\n\n[hardware]\naccelerator = \"{accelerator}\"\n{memory}\n{engine}\n[scheduler]\n# Longest sequence, prompt and output together.\nmax_model_len = {length}\n# Most sequences at once; sizes the compiled programs.\nmax_num_seqs = {seqs}\n{rest}\n[server]\nhost = \"127.0.0.1\"\nport = 8000\n"
     )
 }

@@ -54,6 +54,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     let deny = Deny::new(&arguments.deny)?;
     let targets = targets(&arguments.paths)?;
     if arguments.fix {
+        // Nothing is written unless all can be read.
+        for target in &targets {
+            analyze_target(target)?;
+        }
         fix(&targets)?;
     }
     let mut analyses: Vec<Analysis> = Vec::with_capacity(targets.len());
@@ -78,6 +82,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     output.push(&render::render(arguments.format, &batches, output.colour()));
     let all = || analyses.iter().flat_map(|analysis| analysis.loaded.diagnostics.iter());
     if matches!(arguments.format, Format::Text | Format::Concise) {
+        output.finish().context("cannot write the result to stdout")?;
         let files = plural(targets.len(), "profile");
         note(&format!("{files}: {}", render::tally(all())));
         let fixable = all().filter(|finding| finding.fix.is_some()).count();
@@ -104,15 +109,18 @@ fn analyze_target(target: &str) -> anyhow::Result<Analysis> {
 /// The profiles that the paths mean, each once, in order.
 fn targets(paths: &[String]) -> anyhow::Result<Vec<String>> {
     let mut found: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut add = |path: String| {
-        if !found.contains(&path) {
+        // One file under several names is one file.
+        let identity = std::fs::canonicalize(&path).unwrap_or_else(|_| PathBuf::from(&path));
+        if seen.insert(identity) {
             found.push(path);
         }
     };
     for argument in paths {
         let path = Path::new(argument);
         if path.is_dir() {
-            let files = in_folder(path);
+            let files = in_folder(path)?;
             if files.is_empty() {
                 bail!("there is no profile (a .toml file) in the folder {argument}");
             }
@@ -134,19 +142,16 @@ fn targets(paths: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 /// Profiles below a folder, sorted. Hidden folders and build outputs are left out.
-fn in_folder(folder: &Path) -> Vec<String> {
-    let walk = walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().filter_entry(|entry| {
+fn in_folder(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let walk = walkdir::WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(|entry| {
         let name = entry.file_name().to_string_lossy();
-        entry.depth() == 0
-            || !(name.starts_with('.') || (entry.file_type().is_dir() && (name == "target" || name == "node_modules")))
+        let outputs = entry.file_type().is_dir() && (name == "target" || name == "node_modules");
+        entry.depth() == 0 || !(name.starts_with('.') || outputs)
     });
-    walk.flatten()
-        .filter(|entry| {
-            entry.file_type().is_file() && entry.path().extension().is_some_and(|extension| extension == "toml")
-        })
-        .filter(|entry| !OTHER_TOML.contains(&entry.file_name().to_string_lossy().as_ref()))
-        .map(|entry| entry.path().display().to_string())
-        .collect()
+    files(walk, |path| {
+        path.extension().is_some_and(|extension| extension == "toml")
+            && !path.file_name().is_some_and(|name| OTHER_TOML.contains(&name.to_string_lossy().as_ref()))
+    })
 }
 
 /// Files that match a glob, sorted; the walk starts at the part before the first wildcard.
@@ -161,15 +166,30 @@ fn by_glob(pattern: &str) -> anyhow::Result<Vec<String>> {
         .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
         .collect();
     let root = if fixed.as_os_str().is_empty() { PathBuf::from(".") } else { fixed };
-    let walk = walkdir::WalkDir::new(root).sort_by_file_name();
-    Ok(walk
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry.file_type().is_file())
-        .map(|entry| entry.path().strip_prefix("./").unwrap_or(entry.path()).to_owned())
-        .filter(|path| glob.is_match(path))
-        .map(|path| path.display().to_string())
-        .collect())
+    if !root.exists() {
+        return Ok(Vec::new());
+    }
+    files(walkdir::WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter(), |path| glob.is_match(path))
+}
+
+/// The files of a walk that are wanted. A place that cannot be read is an error: leaving it out would look like a pass.
+fn files(
+    walk: impl Iterator<Item = walkdir::Result<walkdir::DirEntry>>,
+    wanted: impl Fn(&Path) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in walk {
+        let entry = match entry {
+            // A link to a folder above is walked already.
+            Err(error) if error.loop_ancestor().is_some() => continue,
+            entry => entry.context("cannot look through a folder")?,
+        };
+        let path = entry.path().strip_prefix("./").unwrap_or(entry.path());
+        if entry.file_type().is_file() && wanted(path) {
+            found.push(path.display().to_string());
+        }
+    }
+    Ok(found)
 }
 
 /// Applies safe fixes to the files that were named, until nothing changes.
@@ -196,7 +216,20 @@ fn fix(targets: &[String]) -> anyhow::Result<()> {
                 break;
             }
             for (path, text) in texts {
+                let before =
+                    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 write_atomically(&path, &text)?;
+                // A fix that makes a file worse is our mistake; the author's text comes back.
+                let errors = |analysis: &Analysis| {
+                    analysis.loaded.diagnostics.iter().filter(|finding| finding.severity == Severity::Error).count()
+                };
+                if analyze_target(target).map_or(true, |after| errors(&after) > errors(&analysis)) {
+                    write_atomically(&path, &before)?;
+                    bail!(
+                        "the fixes for {} would have made it worse, so it was left as it was; please report this",
+                        path.display()
+                    );
+                }
                 files.insert(path);
             }
             total += count;

@@ -17,6 +17,7 @@ mod schema;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use output::Output;
@@ -77,13 +78,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Schema(arguments) => schema::run(&arguments, &mut output),
         Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command(), &mut output),
     };
-    match result {
-        Ok(code) => {
-            output.finish();
-            ExitCode::from(code)
-        }
+    // What was found goes out also when something failed afterwards.
+    let written = output.finish().context("cannot write the result to stdout");
+    match result.and_then(|code| written.map(|()| code)) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output.finish();
             output::report(&error);
             ExitCode::from(USAGE)
         }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::profile::redact;
+
 /// Collects what goes to stdout and writes it in one piece.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -33,18 +35,23 @@ impl Output {
         terminal_size::terminal_size().map_or(100, |(width, _)| usize::from(width.0)).max(20)
     }
 
-    /// Writes everything out.
-    pub fn finish(&mut self) {
+    /// Writes everything out, tokens masked that slipped through everything else.
+    ///
+    /// # Errors
+    /// If stdout does not take it, unless its reader is gone: that is the reader's right.
+    pub fn finish(&mut self) -> std::io::Result<()> {
+        let text = redact(&std::mem::take(&mut self.text)).into_owned();
         let mut stdout = anstream::stdout().lock();
-        // The reader may be gone, which is its right.
-        let _ = stdout.write_all(self.text.as_bytes()).and_then(|()| stdout.flush());
-        self.text.clear();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
     }
 }
 
 /// Says something beside the result.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let _ = writeln!(anstream::stderr(), "{}", redact(text));
 }
 
 /// Prints an error with its causes.
@@ -61,33 +68,35 @@ fn anstyle_bold() -> clap::builder::styling::Style {
     clap::builder::styling::AnsiColor::Red.on_default().bold()
 }
 
-/// Writes a whole file or nothing: into a neighbour first, then renamed into place.
+/// Writes a whole file or nothing: into a neighbour first, then renamed into place. A link stays a link to what is
+/// written, and a new file gets the permissions that the user's mask leaves.
 pub(super) fn write_atomically(path: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shown = path.display();
-    let mut file = tempfile::Builder::new()
-        .prefix(".gemma4ctl-")
-        .tempfile_in(folder)
-        .with_context(|| format!("cannot write {shown}"))?;
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let old = std::fs::metadata(&path).ok();
+    if let Some(old) = &old {
+        anyhow::ensure!(!old.is_dir(), "cannot write {shown}: it is a folder");
+        anyhow::ensure!(!old.permissions().readonly(), "cannot write {shown}: it is read-only");
+        if !old.is_file() {
+            // A device or a pipe takes what is written, and must not be replaced by a file.
+            return std::fs::write(&path, text).with_context(|| format!("cannot write {shown}"));
+        }
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".gemma4ctl-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(|| format!("cannot write {shown}"))?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.as_file().sync_all())
         .with_context(|| format!("cannot write {shown}"))?;
-    keep_permissions(path, file.path());
-    file.persist(path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
+    if let Some(old) = old {
+        file.as_file().set_permissions(old.permissions()).with_context(|| format!("cannot write {shown}"))?;
+    }
+    file.persist(&path).map_err(|error| error.error).with_context(|| format!("cannot write {shown}"))?;
     Ok(())
 }
-
-/// Gives the new file the permissions of the one it replaces, or those of any new file.
-#[cfg(unix)]
-fn keep_permissions(old: &Path, new: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(old).map_or(0o644, |metadata| metadata.permissions().mode());
-    // A file with the tempfile's tighter permissions is still the right content.
-    let _ = std::fs::set_permissions(new, std::fs::Permissions::from_mode(mode));
-}
-
-#[cfg(not(unix))]
-fn keep_permissions(_: &Path, _: &Path) {}
 
 /// Lets whoever may read a file execute it.
 #[cfg(unix)]

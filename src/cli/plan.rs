@@ -32,6 +32,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<u8> {
+    if arguments.out.as_deref() == Some(Path::new("-")) {
+        anyhow::bail!("`--out` takes a file; the plan goes to stdout with `--format json`");
+    }
     let analysis = analyze(&arguments.profile, &arguments.set)?;
     let Some(mut plan) = analysis.plan() else {
         return findings_alone(&analysis, arguments.format, output);
@@ -58,6 +61,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         }
     }
     if let Some(path) = &arguments.out {
+        output.finish().context("cannot write the result to stdout")?;
         if failed {
             note(&format!("{} was not written: the plan has errors", path.display()));
         } else {

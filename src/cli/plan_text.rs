@@ -82,7 +82,12 @@ pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
     let devices = if plan.hardware.family == "cpu" {
         plural(plan.hardware.devices as usize, "virtual device")
     } else {
-        format!("{}, {} chips, {} devices", plan.hardware.topology, plan.hardware.chips, plan.hardware.devices)
+        format!(
+            "{}, {}, {}",
+            plan.hardware.topology,
+            plural(plan.hardware.chips as usize, "chip"),
+            plural(plan.hardware.devices as usize, "device")
+        )
     };
     let machine = plan
         .hardware
@@ -136,20 +141,12 @@ pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
             ),
         );
     }
-    if let Some(graphs) = plan.buckets.graphs {
-        let time = plan
-            .buckets
-            .compile_seconds
-            .map(|seconds| format!(", about {} when cold", duration(seconds)))
-            .unwrap_or_default();
-        let cache = plan.compile_cache.path.as_deref().map(|path| format!(", kept in {path}")).unwrap_or_default();
-        // The engine's list of speculation's own programs is not known.
-        let more = if plan.speculative.is_some() && plan.engine.kind != "bundled" {
-            " beside those of speculation"
-        } else {
-            ""
-        };
-        row(output, "programs", &format!("{} to compile{more}{time}{cache}", commas(graphs)));
+    let graphs = plan.buckets.graphs.map(|graphs| format!("{} to compile", commas(graphs)));
+    let time = plan.buckets.compile_seconds.map(|seconds| format!("about {} when cold", duration(seconds)));
+    let cache = plan.compile_cache.path.as_deref().map(|path| format!("kept in {path}"));
+    let programs: Vec<String> = graphs.into_iter().chain(time).chain(cache).collect();
+    if !programs.is_empty() {
+        row(output, "programs", &programs.join(", "));
     }
     if let Some(speculative) = &plan.speculative {
         row(output, "speculation", &format!("{}, {} draft tokens a step", speculative.method, speculative.num_tokens));
@@ -245,7 +242,10 @@ fn findings(output: &mut Output, plan: &Plan) {
             Severity::Warning => (colour(AnsiColor::Yellow).bold(), "warning"),
             Severity::Info => (colour(AnsiColor::Cyan), "note"),
         };
-        let text = format!("{} [{}] {}:{}", finding.message, finding.code, finding.file, finding.line);
+        // An error comes with its way out; warnings keep theirs for `lint`.
+        let help = finding.help.as_deref().filter(|_| finding.severity == Severity::Error);
+        let help = help.map(|help| format!(": {help}")).unwrap_or_default();
+        let text = format!("{}{help} [{}] {}:{}", finding.message, finding.code, finding.file, finding.line);
         let width = output.width().max(INDENT + 20) - INDENT;
         for (index, line) in wrap(&text, width).into_iter().enumerate() {
             if index == 0 {
@@ -264,7 +264,7 @@ fn next(output: &mut Output, argument: &str, plan: &Plan) {
     output.line("");
     let mut steps: Vec<String> = Vec::new();
     let errors = plan.diagnostics.iter().any(|finding| finding.severity == Severity::Error);
-    if let Some(first) = plan.diagnostics.first() {
+    if let Some(first) = plan.diagnostics.iter().rev().max_by_key(|finding| finding.severity) {
         let what = if errors { "mend the errors" } else { "look at the findings" };
         steps.push(format!(
             "`gemma4ctl lint {argument}` to {what}, `gemma4ctl explain {}` for the reason behind one",

@@ -160,11 +160,10 @@ fn volumes(plan: &Plan, share_dev_shm: bool) -> Vec<Volume> {
     volumes
 }
 
-/// Half an hour at least (a first start downloads the weights), and three times a cold compile where that is known.
+/// Half an hour at least (a first start downloads the weights), and a quarter of an hour beside two cold starts where one is known.
 fn ready_seconds(plan: &Plan) -> u64 {
     let compile = plan.buckets.compile_seconds.unwrap_or(0);
-    let speculative = if plan.speculative.is_some() { 2 } else { 1 };
-    1800.max(900 + 3 * compile * speculative)
+    1800.max(900 + 2 * compile)
 }
 
 /// The value of a `[deploy]` key as text.

@@ -75,6 +75,7 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
         value("--quantization", quantization.clone());
     }
     if let Some(max_loras) = resolved.max_loras {
+        // The count alone enables nothing.
         value("--max-loras", max_loras.to_string());
     }
     if resolved.architecture != resolved.model.config.architecture {
@@ -142,24 +143,25 @@ fn vllm(resolved: &Resolved, is_set: impl Fn(&str) -> bool) -> Command {
     if resolved.limits.fast_prefill {
         argv.push("--kv-sharing-fast-prefill".to_owned());
     }
+    if resolved.max_loras.is_some() {
+        argv.push("--enable-lora".to_owned());
+    }
     if resolved.trust_remote_code {
         argv.push("--trust-remote-code".to_owned());
     }
-    let mut left_out = false;
-    for argument in &resolved.extra_args {
-        if !argument.starts_with("--") {
-            // The value of a flag that was left out goes with it.
-            if !left_out {
-                argv.push(argument.clone());
-            }
-            continue;
-        }
-        let name = argument.split('=').next().unwrap_or(argument).replace('_', "-");
+    let mut arguments = resolved.extra_args.iter().peekable();
+    while let Some(argument) = arguments.next() {
+        let (name, inline) = argument.split_once('=').map_or((argument.as_str(), false), |(name, _)| (name, true));
+        let name = name.replace('_', "-");
         let gone = resolved.engine.flags.iter().find(|flag| flag.name == name && resolved.version >= flag.until);
-        left_out = gone.is_some();
-        match gone {
-            Some(flag) => notes.push(format!("left out {name}: {}", flag.help)),
-            None => argv.push(argument.clone()),
+        let Some(flag) = gone else {
+            argv.push(argument.clone());
+            continue;
+        };
+        notes.push(format!("left out {name}: {}", flag.help));
+        // Its value goes with it, and nothing that is a flag itself.
+        if flag.takes_value && !inline {
+            arguments.next_if(|next| !next.starts_with('-'));
         }
     }
 

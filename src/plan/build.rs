@@ -29,6 +29,8 @@ pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
             quantization: resolved.quantization.clone(),
             trust_remote_code: resolved.trust_remote_code,
             fingerprint: resolved.model.fingerprint.clone(),
+            per_layer_embeddings: resolved.memory.per_layer_embeddings.to_string(),
+            safetensors_load: resolved.serving.safetensors_load.clone(),
             context_length: resolved.model.config.text.max_position_embeddings,
             parameters: parameters(resolved),
         },
@@ -67,6 +69,7 @@ pub fn build(loaded: &Loaded, resolved: &Resolved, budget: &Budget) -> Plan {
         chat: resolved.serving.chat.clone(),
         sharding: Sharding {
             mesh: Mesh { data: resolved.data, model: resolved.tensor },
+            experts: resolved.experts.to_string(),
             tensors: budget.tensors.clone(),
         },
         buckets: budget.buckets.clone(),
@@ -97,20 +100,30 @@ fn parameters(resolved: &Resolved) -> u64 {
 /// Changes whenever the engine's compiled programs would not be reused: shapes, mesh, version and topology, not names,
 /// addresses or utilization as such.
 fn compile_key(plan: &Plan, resolved: &Resolved) -> String {
-    let flags = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"].map(|name| plan.engine.env.get(name));
+    // Variables that say where things are, not what is compiled.
+    let neutral = ["HF_HOME", "VLLM_XLA_CACHE_PATH", "VLLM_CACHE_ROOT", "VLLM_LOGGING_LEVEL"];
+    let env: BTreeMap<&String, &String> =
+        plan.engine.env.iter().filter(|(name, _)| !neutral.contains(&name.as_str())).collect();
+    // Whatever may change a program is in the key: a miss costs a compile, a false hit a wrong promise.
     let key = serde_json::json!({
         "engine": [plan.engine.kind, resolved.version.to_string(), plan.engine.image],
+        "pip": plan.engine.pip,
         "topology": [plan.hardware.family, plan.hardware.topology],
-        "config": format!("{:?}", resolved.model.config.text),
-        "dtype": plan.model.dtype,
+        "config": format!("{:?}", resolved.model.config),
+        "model": [plan.model.dtype.as_str(), plan.model.architecture.as_str()],
+        "quantization": plan.model.quantization,
+        "max_loras": resolved.max_loras,
         "mesh": plan.sharding.mesh,
         "experts": resolved.experts.as_str(),
         "tokens": plan.buckets.tokens,
         "requests": plan.buckets.requests,
         "logits": plan.buckets.logits,
-        "kv": [plan.kv_cache.dtype.as_str()],
+        "speculative": plan.speculative,
+        "kv": plan.kv_cache.dtype,
         "blocks": [plan.kv_cache.block_size, plan.kv_cache.blocks, plan.scheduler.max_model_len.div_ceil(plan.kv_cache.block_size.max(1))],
-        "flags": flags,
+        "scheduler": [plan.scheduler.kv_sharing_fast_prefill, plan.scheduler.async_scheduling.unwrap_or(true)],
+        "env": env,
+        "extra_args": resolved.extra_args,
         "text_only": resolved.text_only(),
     });
     digest::sha256(key.to_string().as_bytes())

@@ -63,6 +63,9 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
     }
 }
 
+/// Keys of a table that are compared with each other for suggestions.
+const MAX_NEIGHBOURS: usize = 64;
+
 /// The name by which [`Field`] makes itself known to the deserializer.
 const FIELD: &str = "$gemma4ctl::Field";
 
@@ -151,7 +154,13 @@ impl de::Error for Error {
             Unexpected::Map => "a table",
             _ => "something else",
         };
-        Error(Some(Mistake::WrongType { expected: expected.to_string(), found: found.to_owned() }))
+        // serde's words for what TOML calls arrays and tables.
+        let expected = match expected.to_string() {
+            words if words == "a sequence" => "an array".to_owned(),
+            words if words == "a map" => "a table".to_owned(),
+            words => words,
+        };
+        Error(Some(Mistake::WrongType { expected, found: found.to_owned() }))
     }
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Error(Some(Mistake::NotAChoice {
@@ -262,6 +271,8 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
         let Value::Table(table) = &self.node.value else {
             return self.place(Err(self.wrong("a table")));
         };
+        // More than a few unknown keys are another kind of mistake, which suggestions do not help.
+        let present: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).take(MAX_NEIGHBOURS).collect();
         let mut entries = Vec::new();
         for (key, node) in table.iter() {
             if fields.contains(&key) {
@@ -269,7 +280,12 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
             } else {
                 let table = self.path.to_string();
                 let known = fields.iter().map(|&field| field.to_owned()).collect();
-                self.context.note(&Mistake::UnknownKey { table, key: key.to_owned(), known }, "", node.key_location);
+                let present = present.clone();
+                self.context.note(
+                    &Mistake::UnknownKey { table, key: key.to_owned(), known, present },
+                    "",
+                    node.key_location,
+                );
             }
         }
         let result = visitor.visit_map(Entries {

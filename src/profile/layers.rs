@@ -1,5 +1,6 @@
 //! Finds profiles, follows `extends`, lays the layers over each other, and applies `--set`.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -21,10 +22,12 @@ pub enum OpenError {
         error: std::io::Error,
     },
     /// No such file.
-    #[error("there is no profile file {path}")]
+    #[error("there is no profile file {path}{hint}")]
     NoFile {
         /// The path as given.
         path: String,
+        /// What there is instead.
+        hint: &'static str,
     },
     /// No profile of this name anywhere.
     #[error("there is no profile named `{name}` in ./profiles, in {config} or among the built-in ones{hint}")]
@@ -48,6 +51,9 @@ pub struct SetError {
 
 /// Most profiles one chain of `extends` may have.
 const MAX_DEPTH: usize = 32;
+
+/// Most times that any profile is read for one. Two parents that share theirs double the number with each level.
+const MAX_LAYERS: usize = 256;
 
 /// The user's folder for profiles and catalog entries: `$GEMMA4CTL_CONFIG_DIR`, else `gemma4ctl` in the platform's
 /// folder for configuration.
@@ -116,13 +122,21 @@ fn find_named(name: &str, folder: Option<&Path>) -> Option<Found> {
 
 fn find(argument: &str) -> Result<Found, OpenError> {
     let path = Path::new(argument);
-    if path.is_file() {
+    // A pipe is as good as a file.
+    if path.exists() && !path.is_dir() {
         return Ok(Found::File { path: path.to_owned(), name: argument.to_owned() });
     }
     let as_path =
         argument.starts_with(['.', '/', '~']) || path.extension().is_some_and(|extension| extension == "toml");
     if as_path {
-        return Err(OpenError::NoFile { path: argument.to_owned() });
+        let hint = if path.is_dir() {
+            ": it is a folder"
+        } else if path.is_symlink() {
+            ": it is a link that leads nowhere"
+        } else {
+            ""
+        };
+        return Err(OpenError::NoFile { path: argument.to_owned(), hint });
     }
     find_named(argument, None).ok_or_else(|| {
         let names: Vec<String> = list().into_iter().map(|(name, _)| name).collect();
@@ -171,16 +185,12 @@ pub fn list() -> Vec<(String, String)> {
 /// a finding in the result.
 pub fn load(argument: &str, set: &[String]) -> anyhow::Result<Loaded> {
     let found = find(argument)?;
-    let mut loader = Loader { sources: Sources::default(), diagnostics: Vec::new(), stack: Vec::new() };
+    let mut loader = Loader { sources: Sources::default(), diagnostics: Vec::new(), stack: Vec::new(), layers: 0 };
     let bytes = match &found {
         Found::File { path, .. } => {
-            std::fs::read(path).map_err(|error| OpenError::Read { path: argument.to_owned(), error })?
+            read_bounded(path).map_err(|error| OpenError::Read { path: argument.to_owned(), error })?
         }
         Found::Builtin { text, .. } => text.as_bytes().to_vec(),
-    };
-    let folder = match &found {
-        Found::File { path, .. } => path.parent().map(Path::to_owned).unwrap_or_default(),
-        Found::Builtin { .. } => PathBuf::new(),
     };
     let stem = match &found {
         Found::File { path, .. } => {
@@ -195,24 +205,25 @@ pub fn load(argument: &str, set: &[String]) -> anyhow::Result<Loaded> {
     secrets::take_out(&mut table, &mut sources, &mut diagnostics);
     let top = Location::new(main, &(0..0));
     let profile: Profile = de::read(&table, top, &mut diagnostics).unwrap_or_default();
-    let mut loaded = Loaded {
-        name: profile.name.get().cloned().unwrap_or(stem),
-        sources,
-        main,
-        table,
-        profile,
-        folder,
-        diagnostics,
-    };
+    let mut loaded =
+        Loaded { name: profile.name.get().cloned().unwrap_or(stem), sources, main, table, profile, diagnostics };
     require(&mut loaded);
     Ok(loaded)
+}
+
+/// Reads a file, but never much more than a profile may have: a file that is too large is told by its first bytes.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(tree::MAX_PROFILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The keys without which nothing can be planned.
 fn require(loaded: &mut Loaded) {
     // What could not be read may well say it.
     let unread = ["toml-syntax", "extends-cycle", "extends-not-found"];
-    if loaded.diagnostics.iter().any(|finding| unread.contains(&finding.code)) {
+    let extends_is_list = loaded.table.get("extends").is_none_or(|node| matches!(node.value, Value::Array(_)));
+    if !extends_is_list || loaded.diagnostics.iter().any(|finding| unread.contains(&finding.code)) {
         return;
     }
     if loaded.table.is_empty() && loaded.diagnostics.is_empty() {
@@ -238,6 +249,8 @@ struct Loader {
     diagnostics: Vec<Diagnostic>,
     /// Identity and shown name of each profile on the way down.
     stack: Vec<(String, String)>,
+    /// Profiles read so far.
+    layers: usize,
 }
 
 impl Loader {
@@ -296,8 +309,12 @@ impl Loader {
                 None => "a parent is looked up beside this file, in ./profiles, in the user's folder, then among the built-in ones".to_owned(),
             };
             self.diagnostics.push(
-                Diagnostic::error("extends-not-found", location, format!("there is no profile `{name}` to extend"))
-                    .help(help),
+                Diagnostic::error(
+                    "extends-not-found",
+                    location,
+                    format!("there is no profile `{}` to extend", secrets::redact(name)),
+                )
+                .help(help),
             );
             return None;
         };
@@ -316,6 +333,20 @@ impl Loader {
             );
             return None;
         }
+        self.layers += 1;
+        if self.layers == MAX_LAYERS {
+            self.diagnostics.push(
+                Diagnostic::error(
+                    "extends-cycle",
+                    location,
+                    format!("more than {MAX_LAYERS} profiles are laid over each other"),
+                )
+                .help("extend a common parent once, in the profile at the bottom"),
+            );
+        }
+        if self.layers >= MAX_LAYERS {
+            return None;
+        }
         if self.stack.len() >= MAX_DEPTH {
             self.diagnostics.push(Diagnostic::error(
                 "extends-cycle",
@@ -326,7 +357,7 @@ impl Loader {
         }
         let bytes = match &found {
             Found::Builtin { text, .. } => text.as_bytes().to_vec(),
-            Found::File { path, .. } => match std::fs::read(path) {
+            Found::File { path, .. } => match read_bounded(path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     self.diagnostics.push(Diagnostic::error(
@@ -345,19 +376,27 @@ impl Loader {
         for argument in set {
             let wrong = || SetError { argument: argument.clone() };
             let (path, value) = argument.split_once('=').ok_or_else(wrong)?;
-            let path = path.trim();
-            let parts: Vec<&str> = path.split('.').collect();
-            if parts.iter().any(|part| part.is_empty()) || parts.len() > 8 {
-                return Err(wrong());
-            }
+            let parts = key_parts(path).ok_or_else(wrong)?;
             let id = self.sources.add("--set", SourceKind::Set, argument.clone(), None);
-            let start = argument.len() - value.len();
-            let mut node = tree::parse_value(id, value, start..argument.len());
             let key_location = Location::new(id, &(0..path.len()));
+            let Some((first, rest)) = parts.split_first() else { return Err(wrong()) };
+            if ["extends", "base"].contains(&first.as_str()) {
+                let finding = Diagnostic::error(
+                    "invalid-value",
+                    key_location,
+                    format!("`{first}` cannot be set from the command line"),
+                );
+                self.diagnostics.push(finding.help("write a profile of your own that extends what you want"));
+                continue;
+            }
+            let value = value.trim();
+            let start = argument.len() - argument.trim_end().len();
+            let end = argument.len() - start;
+            let mut node = tree::parse_value(id, value, end - value.len()..end, &mut self.diagnostics);
             node.key_location = key_location;
-            for part in parts.iter().skip(1).rev() {
+            for part in rest.iter().rev() {
                 let mut inner = Table::default();
-                inner.insert((*part).to_owned(), node);
+                inner.insert(part.clone(), node);
                 node = tree::Node {
                     value: Value::Table(inner),
                     location: key_location,
@@ -367,9 +406,29 @@ impl Loader {
                 };
             }
             let mut layer = Table::default();
-            layer.insert(parts[0].to_owned(), node);
+            layer.insert(first.clone(), node);
             table.overlay(layer);
         }
         Ok(())
     }
+}
+
+/// The parts of a dotted key, as TOML splits it: `engine.env."A.B"` has three.
+fn key_parts(path: &str) -> Option<Vec<String>> {
+    let mut diagnostics = Vec::new();
+    if path.contains('\n') {
+        return None;
+    }
+    let table = tree::parse(SourceId(0), &format!("{path} = 0"), &mut diagnostics);
+    let mut parts = Vec::new();
+    let mut level = Some(&table);
+    while let Some(table) = level {
+        let (key, node) = table.iter().next()?;
+        parts.push(key.to_owned());
+        level = match &node.value {
+            Value::Table(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    (diagnostics.is_empty() && parts.len() <= 8).then_some(parts)
 }

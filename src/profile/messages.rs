@@ -16,6 +16,8 @@ pub enum Mistake {
         key: String,
         /// The keys that this table has.
         known: Vec<String>,
+        /// The keys that are written beside it.
+        present: Vec<String>,
     },
     /// A value of the wrong kind.
     WrongType {
@@ -58,13 +60,23 @@ impl Mistake {
     pub fn diagnostic(&self, path: &str, location: Location) -> Diagnostic {
         let code = self.code();
         match self {
-            Mistake::UnknownKey { table, key, known } => {
+            Mistake::UnknownKey { table, key, known, present } => {
                 let place =
                     if table.is_empty() { "at the top of a profile".to_owned() } else { format!("in [{table}]") };
                 let known_names: Vec<&str> = known.iter().map(String::as_str).collect();
                 let diagnostic = Diagnostic::error(code, location, format!("unknown key `{key}` {place}"));
                 match nearest(key, &known_names) {
-                    Some(name) => diagnostic.help(format!("did you mean `{name}`?")).fix(location, name),
+                    Some(name) => {
+                        let diagnostic = diagnostic.help(format!("did you mean `{name}`?"));
+                        // Renaming is only safe while no other key, right or wrong, wants the same name.
+                        let rivals = present.iter().filter(|other| {
+                            *other == name
+                                || (*other != key
+                                    && !known.contains(other)
+                                    && nearest(other, &known_names) == Some(name))
+                        });
+                        if rivals.count() == 0 { diagnostic.fix(location, name) } else { diagnostic }
+                    }
                     None => match home_of(key) {
                         Some(home) => diagnostic.help(format!("`{key}` belongs to [{home}]")),
                         None => diagnostic.help(format!("known keys here: {}", known.join(", "))),
@@ -72,8 +84,13 @@ impl Mistake {
                 }
             }
             Mistake::WrongType { expected, found } => {
-                Diagnostic::error(code, location, format!("`{path}` wants {expected}, and this is {found}"))
-                    .help(format!("`gemma4ctl schema profile` describes every key; see docs/profiles.md for `{path}`"))
+                let message = format!("`{path}` wants {expected}, and this is {found}");
+                let help = if expected == "an array" && found == "a string" {
+                    format!("write a list of one: `{path} = [\"...\"]`")
+                } else {
+                    format!("`gemma4ctl schema profile` describes every key; see docs/profiles.md for `{path}`")
+                };
+                Diagnostic::error(code, location, message).help(help)
             }
             Mistake::NotAChoice { found, choices } => {
                 let names: Vec<&str> = choices.iter().map(String::as_str).collect();
@@ -112,6 +129,10 @@ fn home_of(key: &str) -> Option<&'static str> {
 
 /// The nearest of `choices`, if it is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
+    // Nobody mistypes a word of this length; comparing it would only cost time.
+    if word.len() > 80 {
+        return None;
+    }
     let word = word.to_lowercase().replace('-', "_");
     let limit = match word.chars().count() {
         0..=3 => 1,
@@ -120,6 +141,7 @@ pub fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
     };
     choices
         .iter()
+        .filter(|choice| choice.len().abs_diff(word.len()) <= limit)
         .map(|choice| (strsim::damerau_levenshtein(&word, &choice.to_lowercase().replace('-', "_")), *choice))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

@@ -13,10 +13,9 @@ pub mod tree;
 mod types;
 pub mod units;
 
-use std::path::PathBuf;
-
 pub use builtin::{BUILTIN, Builtin};
 pub use layers::{OpenError, SetError, config_dir, list, load};
+pub use secrets::redact;
 pub use types::*;
 
 use crate::diagnostic::{Diagnostic, Location, SourceId, SourceKind, Sources};
@@ -35,8 +34,6 @@ pub struct Loaded {
     pub profile: Profile,
     /// Name of the profile.
     pub name: String,
-    /// Folder that relative paths in the profile start from.
-    pub folder: PathBuf,
     /// What was found so far.
     pub diagnostics: Vec<Diagnostic>,
 }

@@ -3,6 +3,8 @@
 //! The value is masked in the text that findings show and replaced in the tree, so that no plan, artifact, log or
 //! message can hold it.
 
+use std::borrow::Cow;
+
 use super::tree::{Node, Table, Value};
 use crate::diagnostic::{Diagnostic, Location, Sources};
 
@@ -22,25 +24,22 @@ const PREFIXES: [(&str, &str); 12] = [
     ("eyJhbGciOi", "a signed web token"),
 ];
 
-/// Names under which a literal value is a secret whatever it looks like.
-const NAMES: [&str; 8] = [
-    "hf_token",
-    "huggingface_hub_token",
-    "hugging_face_hub_token",
-    "vllm_api_key",
-    "api_key",
-    "openai_api_key",
-    "password",
-    "secret",
-];
-
 /// What stands in place of a secret.
 const TAKEN: &str = "<removed>";
 
 /// Takes secrets out of `table`. Each becomes a finding.
 pub(super) fn take_out(table: &mut Table, sources: &mut Sources, diagnostics: &mut Vec<Diagnostic>) {
-    for (section, node) in table.iter_mut() {
-        walk(node, section, section == "secrets", sources, diagnostics);
+    let location = Location::new(crate::diagnostic::SourceId(0), &(0..0));
+    let mut whole = Node {
+        value: Value::Table(std::mem::take(table)),
+        location,
+        key_location: location,
+        raw: None,
+        replaced: None,
+    };
+    walk(&mut whole, "", false, sources, diagnostics);
+    if let Value::Table(inner) = whole.value {
+        *table = inner;
     }
 }
 
@@ -56,7 +55,11 @@ fn walk(node: &mut Node, key: &str, in_secrets: bool, sources: &mut Sources, dia
             let reference = in_secrets && matches!(key, "gcp_secret" | "env" | "file");
             let by_name = (is_secret_name(name) && !reference).then_some("a secret");
             let literal = in_secrets && !reference;
-            let what = by_shape.or(if literal { Some("a secret") } else { by_name.filter(|_| !is_reference(value)) });
+            let what = by_shape.or(if literal {
+                Some("a secret")
+            } else {
+                by_name.filter(|_| !is_reference(value) && !is_plain(value))
+            });
             if let Some(what) = what {
                 report(node.location, key, what, sources, diagnostics);
                 *text = TAKEN.to_owned();
@@ -77,8 +80,20 @@ fn walk(node: &mut Node, key: &str, in_secrets: bool, sources: &mut Sources, dia
             }
         }
         Value::Table(table) => {
+            let keys: Vec<String> = table
+                .iter()
+                .filter(|(key, _)| looks_like_token(key).is_some())
+                .map(|(key, _)| key.to_owned())
+                .collect();
+            for key in keys {
+                if let Some(child) = table.remove(&key) {
+                    report(child.key_location, "a key", "a token", sources, diagnostics);
+                    sources.mask(child.location);
+                }
+            }
             for (name, child) in table.iter_mut() {
-                walk(child, name, in_secrets, sources, diagnostics);
+                let inside = in_secrets || (key.is_empty() && name == "secrets");
+                walk(child, name, inside, sources, diagnostics);
             }
         }
         _ => {}
@@ -94,9 +109,21 @@ fn report(location: Location, key: &str, what: &str, sources: &mut Sources, diag
     );
 }
 
+/// Whether a value under this name is a secret whatever it looks like: one of its words says so.
 fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    NAMES.iter().any(|secret| name == *secret || name.ends_with(&format!("_{secret}")))
+    let words: Vec<&str> = name.split('_').collect();
+    words.iter().enumerate().any(|(index, word)| match *word {
+        "token" | "secret" | "password" | "passwd" | "passphrase" | "credential" | "credentials" => true,
+        // `API_KEY` and `SECRET_ACCESS_KEY`, not `KEY` alone nor `SORT_KEY`.
+        "key" => index > 0 && matches!(words[index - 1], "api" | "access" | "private" | "auth" | "signing"),
+        _ => false,
+    })
+}
+
+/// A number, a switch or a path is no secret, whatever its name: `MIN_TOKEN_BUCKET=16`, `TOKEN_FILE=/run/token`.
+fn is_plain(value: &str) -> bool {
+    value.parse::<f64>().is_ok() || matches!(value, "true" | "false") || value.starts_with('/')
 }
 
 /// `$NAME` and `${NAME}` name a value without holding it.
@@ -104,19 +131,47 @@ fn is_reference(value: &str) -> bool {
     value.is_empty() || (value.starts_with('$') && !value.contains(":-"))
 }
 
-/// Whose token stands in `text`, at its start or after a character that no token holds.
+/// Whose token stands in `text`.
 fn looks_like_token(text: &str) -> Option<&'static str> {
+    tokens(text).next().map(|(_, what)| what)
+}
+
+/// The tokens in `text`: their places, and whose they are.
+fn tokens(text: &str) -> impl Iterator<Item = (std::ops::Range<usize>, &'static str)> + '_ {
     let part_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    PREFIXES.iter().find_map(|(prefix, what)| {
-        text.match_indices(prefix).find_map(|(at, _)| {
-            let before = text.as_bytes().get(at.wrapping_sub(1)).copied();
+    PREFIXES.iter().flat_map(move |(prefix, what)| {
+        text.match_indices(prefix).filter_map(move |(at, _)| {
             let rest = text.get(at + prefix.len()..)?;
             let length = rest.bytes().take_while(|&byte| part_of_token(byte)).count();
             let token = rest.get(..length)?;
             let random = token.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-            (!before.is_some_and(part_of_token) && length >= 12 && random).then_some(*what)
+            // A short prefix inside a word, as in `task-Force1`, is not one.
+            let before = at.checked_sub(1).and_then(|before| text.as_bytes().get(before)).copied();
+            let inside =
+                before.is_some_and(part_of_token) && (prefix.len() < 4 && !prefix.ends_with('_') || length < 20);
+            (length >= 12 && random && !inside).then_some((at..at + prefix.len() + length, *what))
         })
     })
+}
+
+/// `text` with every token that has a known shape masked. The last line of defence, for whatever is printed.
+pub fn redact(text: &str) -> Cow<'_, str> {
+    let mut ranges: Vec<_> = tokens(text).map(|(range, _)| range).collect();
+    if ranges.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    ranges.sort_by_key(|range| range.start);
+    let mut masked = String::with_capacity(text.len());
+    let mut at = 0;
+    for range in ranges {
+        if range.start >= at {
+            masked.push_str(&text[at..range.start]);
+            masked.push_str(TAKEN);
+            at = range.end;
+        }
+    }
+    masked.push_str(&text[at..]);
+    Cow::Owned(masked)
 }
 
 #[cfg(test)]
@@ -132,6 +187,10 @@ mod tests {
         assert!(looks_like_token("hf_home_of_the_model").is_none());
         assert!(looks_like_token("google/gemma-4-E2B-it").is_none());
         assert!(is_secret_name("HF_TOKEN"));
+        assert!(is_secret_name("AWS_SECRET_ACCESS_KEY"));
+        assert!(!is_secret_name("TOKENIZERS_PARALLELISM"));
+        assert!(!is_secret_name("SORT_KEY"));
+        assert!(is_plain("16") && is_plain("/run/secrets/token") && !is_plain("abcdefg"));
         assert!(is_secret_name("api-key"));
         assert!(!is_secret_name("HF_HOME"));
     }

@@ -146,10 +146,26 @@ impl Table {
     }
 }
 
+/// Syntax errors of one file that are reported; what follows is mostly echo.
+const MAX_SYNTAX_ERRORS: usize = 20;
+
+/// Keys that one table may have. No profile comes near; without a bound a file of a million keys would take minutes.
+const MAX_KEYS: usize = 1000;
+
 /// Parses `text` as the source `id`. Syntax errors become findings; what could be read is returned all the same.
 pub fn parse(id: SourceId, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Table {
+    if text.trim_start().starts_with('{') {
+        let start = text.len() - text.trim_start().len();
+        let finding = Diagnostic::error(
+            "toml-syntax",
+            Location::new(id, &(start..start + 1)),
+            "this is JSON; a profile is a TOML file",
+        );
+        diagnostics.push(finding.help("a plan file is named where a plan is wanted: `gemma4ctl emit PLAN.json`, `plan PROFILE --against PLAN.json`"));
+        return Table::default();
+    }
     let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
+    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let span = error.span().unwrap_or(0..text.len().min(1));
         let mut message = error.message().trim().replace('\n', ", ");
         if message.is_empty() {
@@ -164,10 +180,10 @@ pub fn parse(id: SourceId, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Tab
 }
 
 /// Parses the right-hand side of `--set key=value`: a TOML value, or else plain text.
-pub fn parse_value(id: SourceId, text: &str, span: std::ops::Range<usize>) -> Node {
+pub fn parse_value(id: SourceId, text: &str, span: std::ops::Range<usize>, diagnostics: &mut Vec<Diagnostic>) -> Node {
     let location = Location::new(id, &span);
     let value = match DeValue::parse(text) {
-        Ok(value) => convert(id, value.into_inner(), location, &mut Vec::new()),
+        Ok(value) => convert(id, value.into_inner(), location, diagnostics),
         Err(_) => Value::String(text.to_owned()),
     };
     // Locations inside the value are relative to it; the whole argument is the only honest place.
@@ -199,6 +215,11 @@ fn convert_table(id: SourceId, table: DeTable<'_>, diagnostics: &mut Vec<Diagnos
         })
         .collect();
     entries.sort_by_key(|(_, node)| node.key_location.start);
+    if let Some((_, node)) = entries.get(MAX_KEYS) {
+        let message = format!("a table with more than {MAX_KEYS} keys");
+        diagnostics.push(Diagnostic::error("toml-syntax", node.key_location, message).help("is this the right file?"));
+        entries.clear();
+    }
     Table { entries }
 }
 
@@ -256,13 +277,12 @@ pub fn add_bytes(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> SourceId {
     if bytes.len() > MAX_PROFILE_BYTES {
-        let length = bytes.len();
         let id = sources.add(name, kind, String::new(), path);
         diagnostics.push(
             Diagnostic::error(
                 "toml-syntax",
                 Location::new(id, &(0..0)),
-                format!("the file has {length} bytes; a profile has at most {MAX_PROFILE_BYTES}"),
+                format!("the file has more than the {MAX_PROFILE_BYTES} bytes that a profile may have"),
             )
             .help("is this the right file?"),
         );

@@ -92,13 +92,21 @@ fn split_unit(text: &str) -> Result<(f64, &str), String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub u64);
 
-const COUNT_MAX: i64 = 1 << 40;
+/// The largest count: far above any machine, and small enough for products of several to be computed.
+const COUNT_MAX: i64 = 1 << 24;
+
+/// The largest count of tokens or seconds.
+const LONG_MAX: i64 = 1 << 32;
+
+fn within(number: i64, least: i64, most: i64) -> Result<u64, String> {
+    match u64::try_from(number) {
+        Ok(value) if (least..=most).contains(&number) => Ok(value),
+        _ => Err(format!("{number} is out of range: from {least} to {most}")),
+    }
+}
 
 fn count(number: i64) -> Result<Count, String> {
-    match u64::try_from(number) {
-        Ok(value) if value >= 1 && number <= COUNT_MAX => Ok(Count(value)),
-        _ => Err(format!("{number} is out of range: from 1 to {COUNT_MAX}")),
-    }
+    within(number, 1, COUNT_MAX).map(Count)
 }
 
 impl<'de> Deserialize<'de> for Count {
@@ -113,10 +121,7 @@ schema!(Count, "Count", { "type": "integer", "minimum": 1, "maximum": COUNT_MAX 
 pub struct Amount(pub u64);
 
 fn amount(number: i64) -> Result<Amount, String> {
-    match u64::try_from(number) {
-        Ok(value) if number <= COUNT_MAX => Ok(Amount(value)),
-        _ => Err(format!("{number} is out of range: from 0 to {COUNT_MAX}")),
-    }
+    within(number, 0, COUNT_MAX).map(Amount)
 }
 
 impl<'de> Deserialize<'de> for Amount {
@@ -146,7 +151,7 @@ fn tokens(text: &str) -> Result<Tokens, String> {
     };
     let number: i64 = digits.parse().map_err(|_| wrong())?;
     let number = number.checked_mul(factor).ok_or_else(wrong)?;
-    count(number).map(|Count(value)| Tokens(value))
+    within(number, 1, LONG_MAX).map(Tokens)
 }
 
 impl<'de> Deserialize<'de> for Tokens {
@@ -154,13 +159,13 @@ impl<'de> Deserialize<'de> for Tokens {
         number_or_text(
             deserializer,
             "a count of tokens",
-            |number| count(number).map(|Count(value)| Tokens(value)),
+            |number| within(number, 1, LONG_MAX).map(Tokens),
             None,
             Some(tokens),
         )
     }
 }
-schema!(Tokens, "Tokens", { "type": ["integer", "string"], "minimum": 1, "maximum": COUNT_MAX, "pattern": TOKENS_PATTERN });
+schema!(Tokens, "Tokens", { "type": ["integer", "string"], "minimum": 1, "maximum": LONG_MAX, "pattern": TOKENS_PATTERN });
 
 /// A share, above 0 and at most 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -317,13 +322,13 @@ impl<'de> Deserialize<'de> for Span {
         number_or_text(
             deserializer,
             "a duration such as \"4h\"",
-            |number| count(number).map(|Count(seconds)| Span { seconds, text: format!("{seconds}s") }),
+            |number| within(number, 1, LONG_MAX).map(|seconds| Span { seconds, text: format!("{seconds}s") }),
             None,
             Some(span),
         )
     }
 }
-schema!(Span, "Span", { "type": ["integer", "string"], "minimum": 1, "maximum": COUNT_MAX, "pattern": SPAN_PATTERN });
+schema!(Span, "Span", { "type": ["integer", "string"], "minimum": 1, "maximum": LONG_MAX, "pattern": SPAN_PATTERN });
 
 /// A value of an environment variable: text, a number or a boolean.
 #[derive(Debug, Clone, PartialEq, Eq)]

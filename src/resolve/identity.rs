@@ -108,12 +108,21 @@ pub(super) fn identity(
             None
         }
     };
+    if model_id.starts_with("builtin/") && kind != EngineKind::Bundled {
+        let message = format!("`{model_id}` is made by gemma4ctl itself, and {kind} cannot load it");
+        findings.push(
+            Diagnostic::error("unknown-model", loaded.locate("model.id"), message)
+                .help("use the engine `bundled`, or a published model"),
+        );
+    }
     let (Some(model), Some((accelerator, mut slice)), Some(version)) = (model, hardware_found, version) else {
         return Ok(None);
     };
     if let Some(size) = model_section.size.get() {
         record.record("model.size", size, Source::Profile, "written in the profile".to_owned());
     }
+
+    record.version = version;
 
     // Parallelism.
     let parallelism = loaded.profile.parallelism.get().cloned().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The limits of a step, with the defaults that engines derive from each other.
 
-use gemma4_plan::Source;
+use gemma4_plan::{Multimodal, Source};
 
 use super::Identity;
 use super::provenance::{Recorder, default, derived};
@@ -31,7 +31,13 @@ pub struct Limits {
 }
 
 /// Resolves `[scheduler]`. `text_only` says that every kind of media is switched off.
-pub(super) fn limits(loaded: &Loaded, identity: &Identity, text_only: bool, record: &mut Recorder<'_>) -> Limits {
+pub(super) fn limits(
+    loaded: &Loaded,
+    identity: &Identity,
+    multimodal: &Multimodal,
+    text_only: bool,
+    record: &mut Recorder<'_>,
+) -> Limits {
     let Identity { kind, version, engine, model, accelerator, .. } = identity;
     let (kind, version) = (*kind, *version);
     let scheduler = loaded.profile.scheduler.get().cloned().unwrap_or_default();
@@ -44,22 +50,29 @@ pub(super) fn limits(loaded: &Loaded, identity: &Identity, text_only: bool, reco
     );
     let integer = |value: &toml::Value| value.as_integer().and_then(|number| u64::try_from(number).ok());
     let boolean = toml::Value::as_bool;
-    let large_gpu = (kind == EngineKind::VllmGpu).then(|| gpu_defaults(accelerator.nominal_hbm_gib)).flatten();
-    let explicit_budget = scheduler.max_num_batched_tokens.get().map(|tokens| tokens.0);
-    let explicit_seqs = scheduler.max_num_seqs.get().is_some();
-    let mut seqs = integer_default(engine, "scheduler.max_num_seqs", 256);
-    let mut budget = integer_default(engine, "scheduler.max_num_batched_tokens", 2048);
+    let explicit_seqs = scheduler.max_num_seqs.get().map(|count| count.0);
+    let mut seqs = integer_default(engine, version, "scheduler.max_num_seqs", 256);
+    let mut budget = integer_default(engine, version, "scheduler.max_num_batched_tokens", 2048);
     let mut budget_why = "the engine's server default".to_owned();
-    if let Some((tokens, sequences)) = large_gpu {
+    if kind == EngineKind::VllmGpu
+        && let Some((tokens, sequences)) = gpu_defaults(accelerator.nominal_hbm_gib)
+    {
         (seqs, budget) = (sequences, tokens);
         budget_why = format!("the engine's server default on a GPU with {:.0} GiB", accelerator.nominal_hbm_gib);
     }
-    let raises = kind != EngineKind::Bundled && version >= Version::new(0, 22);
-    if raises && model.config.bidirectional_vision && !text_only && budget < LARGEST_MEDIA_ITEM {
-        budget = LARGEST_MEDIA_ITEM;
+    // vLLM 0.20 and 0.21 do not raise it.
+    let raises = kind != EngineKind::Bundled && version >= Version::new(0, 22) && model.config.bidirectional_vision;
+    let item = largest_media_item(multimodal);
+    if raises && !text_only && budget < item {
+        budget = item;
         budget_why = format!(
-            "raised from the default: a video of {LARGEST_MEDIA_ITEM} tokens must fit into one step, because images see themselves in both directions"
+            "raised from the default: a media item of {item} tokens must fit into one step, because images see themselves in both directions"
         );
+    }
+    let most = explicit_seqs.unwrap_or(seqs).saturating_mul(max_model_len);
+    if kind != EngineKind::Bundled && budget > most {
+        budget = most;
+        budget_why = "capped at max_num_seqs x max_model_len".to_owned();
     }
     let budget = record.pick(
         "scheduler.max_num_batched_tokens",
@@ -68,7 +81,7 @@ pub(super) fn limits(loaded: &Loaded, identity: &Identity, text_only: bool, reco
         || default(budget, budget_why),
     );
     let mut seqs_why = "the engine's server default".to_owned();
-    if kind != EngineKind::Bundled && !explicit_seqs && seqs > explicit_budget.unwrap_or(budget) {
+    if kind != EngineKind::Bundled && seqs > budget {
         seqs = budget;
         seqs_why = "the engine's default, capped at max_num_batched_tokens".to_owned();
     }
@@ -130,6 +143,18 @@ pub(super) fn limits(loaded: &Loaded, identity: &Identity, text_only: bool, reco
 /// Tokens of Gemma 4's largest media item: a video of 32 frames with 78 tokens each (70 of the image, 8 around it).
 pub const LARGEST_MEDIA_ITEM: u64 = 2496;
 
+/// Tokens of the largest media item that a request may hold.
+pub fn largest_media_item(multimodal: &Multimodal) -> u64 {
+    match (multimodal.video, multimodal.image) {
+        (Some(0), Some(0)) => 0,
+        (Some(0), _) => IMAGE,
+        _ => LARGEST_MEDIA_ITEM,
+    }
+}
+
+/// Tokens of an image at the default resolution.
+const IMAGE: u64 = 280;
+
 /// vLLM's server defaults on GPUs by memory: batched tokens and sequences (`get_batch_defaults` in vLLM 0.33).
 fn gpu_defaults(gib: f64) -> Option<(u64, u64)> {
     if gib >= 160.0 {
@@ -141,9 +166,9 @@ fn gpu_defaults(gib: f64) -> Option<(u64, u64)> {
     }
 }
 
-fn integer_default(engine: &Engine, key: &str, otherwise: u64) -> u64 {
+fn integer_default(engine: &Engine, version: Version, key: &str, otherwise: u64) -> u64 {
     engine
-        .default(key)
+        .default(key, version)
         .and_then(|entry| entry.value.as_integer())
         .and_then(|number| u64::try_from(number).ok())
         .unwrap_or(otherwise)

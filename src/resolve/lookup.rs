@@ -17,7 +17,9 @@ pub(super) fn find_model(
 ) -> anyhow::Result<Option<Arc<Model>>> {
     let location = loaded.locate("model.id");
     if id.starts_with('.') || id.starts_with('/') {
-        let folder = if id.starts_with('/') { Path::new(id).to_owned() } else { loaded.folder.join(id) };
+        // A relative path starts where it is written: at the file's folder, or for `--set` at the current one.
+        let written = loaded.node("model.id").and_then(|node| loaded.sources.get(node.location.source).path.clone());
+        let folder = written.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).join(id);
         return match catalog::local_model(&folder) {
             Ok(model) => Ok(Some(Arc::new(model))),
             Err(catalog::CatalogError::Checkpoint(message)) => {

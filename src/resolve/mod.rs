@@ -19,7 +19,7 @@ use crate::profile::{EngineKind, Loaded};
 use provenance::Recorder;
 
 pub use identity::Identity;
-pub use limits::{LARGEST_MEDIA_ITEM, Limits};
+pub use limits::{LARGEST_MEDIA_ITEM, Limits, largest_media_item};
 pub use memory::MemoryChoices;
 pub use serving::{Deployment, Serving};
 
@@ -97,7 +97,7 @@ fn resolve_into(loaded: &Loaded, findings: &mut Vec<Diagnostic>) -> anyhow::Resu
     let Some(identity) = identity::identity(loaded, kind, &engine, &mut record, findings)? else { return Ok(None) };
     let multimodal = serving::multimodal(loaded, &mut record);
     let text_only = all_off(&multimodal) || identity.loads_text_only_class();
-    let limits = limits::limits(loaded, &identity, text_only, &mut record);
+    let limits = limits::limits(loaded, &identity, &multimodal, text_only, &mut record);
     let speculative = serving::speculative(loaded, &mut record);
     let memory = memory::memory(loaded, identity.dtype, &mut record);
     let serving = serving::serving(loaded, &mut record);

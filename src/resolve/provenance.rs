@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gemma4_plan::{Provenance, Source};
 use serde::Serialize;
 
-use crate::catalog::Engine;
+use crate::catalog::{Engine, Version};
 use crate::diagnostic::SourceKind;
 use crate::profile::Loaded;
 use crate::profile::de::Field;
@@ -36,13 +36,15 @@ pub(super) fn derived<T>(value: T, why: impl Into<String>) -> Otherwise<T> {
 pub(super) struct Recorder<'a> {
     loaded: &'a Loaded,
     engine: &'a Engine,
+    /// Version whose defaults apply, once it is known.
+    pub(super) version: Version,
     entries: BTreeMap<String, Provenance>,
 }
 
 impl<'a> Recorder<'a> {
     /// Starts with nothing recorded.
     pub(super) fn new(loaded: &'a Loaded, engine: &'a Engine) -> Self {
-        Recorder { loaded, engine, entries: BTreeMap::new() }
+        Recorder { loaded, engine, version: engine.latest, entries: BTreeMap::new() }
     }
 
     /// The entries, by profile key. What nobody asked for, such as the settings of a deployment target, is recorded as it
@@ -100,9 +102,12 @@ impl<'a> Recorder<'a> {
         from_catalog: impl FnOnce(&toml::Value) -> Option<U>,
         fallback: U,
     ) -> U {
-        let engine = self.engine;
+        let (engine, version) = (self.engine, self.version);
         self.pick(key, field, convert, || {
-            match engine.default(key).and_then(|entry| from_catalog(&entry.value).map(|value| (value, &entry.source))) {
+            match engine
+                .default(key, version)
+                .and_then(|entry| from_catalog(&entry.value).map(|value| (value, &entry.source)))
+            {
                 Some((value, source)) => default(value, format!("the default of {}: {source}", engine.kind)),
                 None => default(fallback, "gemma4ctl's default"),
             }

@@ -36,9 +36,21 @@ pub fn compute(plan: &Plan) -> String {
             kept.insert(section.to_owned(), part.clone());
         }
     }
-    // Estimates say how long or how large, not what runs.
-    if let Some(Value::Object(buckets)) = kept.get_mut("buckets") {
-        buckets.remove("compile_seconds");
+    // Estimates and words say how long, how much or why, not what runs.
+    for (section, keys) in [
+        ("buckets", &["graphs", "compile_seconds"][..]),
+        ("engine", &["notes"]),
+        ("kv_cache", &["bytes_per_token", "tokens", "max_concurrency", "capacity"]),
+    ] {
+        if let Some(Value::Object(section)) = kept.get_mut(section) {
+            keys.iter().for_each(|key| drop(section.remove(*key)));
+        }
+    }
+    if let Some(Value::Array(rows)) = kept.get_mut("sharding").and_then(|sharding| sharding.get_mut("tensors")) {
+        for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+            row.remove("note");
+            row.remove("device_bytes");
+        }
     }
     if plan.model.fingerprint.is_some() {
         erase_path(&mut kept, &plan.model.id);

@@ -85,6 +85,10 @@ pub struct Model {
     pub trust_remote_code: bool,
     /// For a local folder: SHA-256 of its configuration and tensor headers.
     pub fingerprint: Option<String>,
+    /// Where the per-layer-embedding table lives: `device` or `host`.
+    pub per_layer_embeddings: String,
+    /// How weight files are read, if not as the engine likes.
+    pub safetensors_load: Option<String>,
     /// The longest context the model was made for, in tokens.
     pub context_length: u64,
     /// Parameters that the engine loads.
@@ -196,6 +200,8 @@ pub struct Chat {
 pub struct Sharding {
     /// Size of each mesh axis, in devices.
     pub mesh: Mesh,
+    /// How experts are split: `tensor` or `expert`.
+    pub experts: String,
     /// One row for each distinct tensor; tensors of equal layers share a row.
     pub tensors: Vec<TensorPlacement>,
 }

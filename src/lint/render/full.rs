@@ -6,6 +6,9 @@ use gemma4_plan::Severity;
 use super::Batch;
 use crate::diagnostic::{Diagnostic, Location, Sources};
 
+/// Findings of one profile that are drawn.
+const MAX_SHOWN: usize = 100;
+
 /// Narrowest and widest output, columns.
 const WIDTH: std::ops::RangeInclusive<usize> = 40..=140;
 
@@ -16,9 +19,15 @@ pub(super) fn render(batches: &[Batch<'_>], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() }.term_width(width);
     let mut text = String::new();
     for batch in batches {
-        for diagnostic in batch.diagnostics {
+        for diagnostic in batch.diagnostics.iter().take(MAX_SHOWN) {
             text.push_str(&renderer.render(&[group(batch.sources, diagnostic)]));
             text.push_str("\n\n");
+        }
+        if batch.diagnostics.len() > MAX_SHOWN {
+            text.push_str(&format!(
+                "... and {} more; `--format concise` shows all\n\n",
+                batch.diagnostics.len() - MAX_SHOWN
+            ));
         }
     }
     text

@@ -8,7 +8,7 @@ pub(super) fn render(batches: &[Batch<'_>]) -> String {
     let mut text = String::new();
     for batch in batches {
         for diagnostic in batch.diagnostics {
-            let record = batch.sources.record(diagnostic);
+            let record = batch.sources.attachable(diagnostic);
             let command = match record.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",

@@ -56,7 +56,7 @@ fn descriptor(code: &str) -> sarif::ReportingDescriptor {
 }
 
 fn result(sources: &Sources, diagnostic: &Diagnostic, rule_index: i64) -> sarif::Result {
-    let record = sources.record(diagnostic);
+    let record = sources.attachable(diagnostic);
     let level = match record.severity {
         Severity::Error => sarif::ResultLevel::Error,
         Severity::Warning => sarif::ResultLevel::Warning,

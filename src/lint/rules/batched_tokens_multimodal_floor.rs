@@ -1,13 +1,10 @@
 //! A step that the largest media item does not fit into.
 
 use super::prelude::*;
-use crate::resolve::LARGEST_MEDIA_ITEM;
+use crate::resolve::largest_media_item;
 use crate::profile::EngineKind;
 
 rule!("batched-tokens-multimodal-floor", Error, "a step smaller than the largest media item that may not be split");
-
-/// Tokens of an image at the default resolution.
-const IMAGE: u64 = 280;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
@@ -21,13 +18,9 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     {
         return;
     }
-    let (what, largest, limit) = if resolved.multimodal.video != Some(0) {
-        ("a video", LARGEST_MEDIA_ITEM, "multimodal.video")
-    } else if resolved.multimodal.image != Some(0) {
-        ("an image", IMAGE, "multimodal.image")
-    } else {
-        return;
-    };
+    let largest = largest_media_item(&resolved.multimodal);
+    let (what, limit) =
+        if resolved.multimodal.video != Some(0) { ("a video", "multimodal.video") } else { ("an image", "multimodal.image") };
     let tokens = resolved.limits.max_num_batched_tokens;
     if tokens >= largest {
         return;

@@ -10,6 +10,9 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     if !context.on_tpu() || resolved.serving.compile_cache.is_some() || resolved.env.contains_key("VLLM_XLA_CACHE_PATH") {
         return;
     }
+    if crate::budget::buckets::skips_compilation(resolved) {
+        return;
+    }
     let programs = context
         .budget
         .and_then(|budget| budget.buckets.graphs)
@@ -17,7 +20,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let time = context
         .budget
         .and_then(|budget| budget.buckets.compile_seconds)
-        .map_or_else(String::new, |seconds| format!(", about {} minutes by prediction", seconds.div_ceil(60)));
+        .map_or_else(String::new, |seconds| format!(", about {} minutes", seconds.div_ceil(60)));
     findings.push(
         RULE.finding(
             context.at("cache.compile"),

@@ -8,10 +8,7 @@ const LIMIT: u64 = 30 * 60;
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let (resolved, Some(budget)) = (context.resolved, context.budget) else { return };
-    let (Some(graphs), Some(seconds)) = (budget.buckets.graphs, budget.buckets.compile_seconds) else { return };
-    if seconds <= LIMIT || super::ngram_startup_memory::skips_compilation(context) {
-        return;
-    }
+    let Some(seconds) = budget.buckets.compile_seconds.filter(|seconds| *seconds > LIMIT) else { return };
     let (gap, tokens) = (resolved.limits.padding_gap, budget.buckets.tokens.len());
     let key = if gap > 0 { "scheduler.bucket_padding_gap" } else { "scheduler.max_num_batched_tokens" };
     let mut help = vec!["lower `scheduler.max_num_seqs`".to_owned()];
@@ -24,11 +21,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     findings.push(
         RULE.finding(
             context.at(key),
-            format!(
-                "a cold start compiles {} programs for {tokens} token buckets, about {} minutes",
-                commas(graphs),
-                commas(seconds / 60)
-            ),
+            format!("a cold start compiles for {tokens} token buckets, about {} minutes", commas(seconds / 60)),
         )
         .help(format!("{}; keep the compile cache on a lasting disk", help.join(", or "))),
     );

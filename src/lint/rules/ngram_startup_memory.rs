@@ -1,18 +1,9 @@
 //! N-gram speculation whose warm-up needs more memory than there is.
 
 use super::prelude::*;
+use crate::budget::buckets::skips_compilation;
 
 rule!("ngram-startup-memory", Warning, "n-gram speculation that may run out of memory while it compiles");
-
-/// Whether the engine is told not to compile at the start.
-pub(super) fn skips_compilation(context: &Context<'_>) -> bool {
-    let skip = context
-        .resolved
-        .env
-        .get("SKIP_JAX_PRECOMPILE")
-        .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
-    skip || context.has_flag("--enforce-eager")
-}
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let (resolved, Some(budget)) = (context.resolved, context.budget) else { return };
@@ -20,7 +11,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     // The term is there for vLLM on TPU from 0.23 on.
     let Some(dummies) = memory.terms.iter().find(|term| term.name == "n-gram speculation, dummies") else { return };
     let free = u64::try_from(memory.per_device.free).unwrap_or(0);
-    if !memory.fits || dummies.bytes <= free || skips_compilation(context) {
+    if !memory.fits || dummies.bytes <= free || skips_compilation(resolved) {
         return;
     }
     let key = ["scheduler.max_num_seqs", "speculative.method"]

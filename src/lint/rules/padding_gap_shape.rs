@@ -1,6 +1,7 @@
 //! A padding gap that makes awkward buckets.
 
 use super::prelude::*;
+use crate::budget::buckets::MAX_BUCKETS;
 use crate::catalog::Version;
 use crate::profile::EngineKind;
 
@@ -25,11 +26,15 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             commas(limit)
         ));
     }
+    let mut severity = RULE.severity;
+    if context.budget.is_some_and(|budget| budget.buckets.tokens.last().is_none_or(|last| *last < limit)) {
+        reasons.push(format!("steps of {gap} up to {} tokens make more than {} buckets", commas(limit), commas(MAX_BUCKETS as u64)));
+        severity = Severity::Error;
+    }
     if reasons.is_empty() {
         return;
     }
-    findings.push(
-        RULE.finding(context.at("scheduler.bucket_padding_gap"), reasons.join("; "))
-            .help("use 128, 256 or 512, or 0 for powers of two"),
-    );
+    let mut finding = RULE.finding(context.at("scheduler.bucket_padding_gap"), reasons.join("; "));
+    finding.severity = severity;
+    findings.push(finding.help("use 128, 256 or 512, or 0 for powers of two"));
 }

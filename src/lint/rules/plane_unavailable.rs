@@ -1,13 +1,15 @@
 //! An API that cannot create this machine.
 
 use super::prelude::*;
+use crate::catalog::AcceleratorKind;
 
 rule!("plane-unavailable", Error, "the chosen API cannot create this accelerator");
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let Some(plane) = context.gcloud().and_then(|gcloud| gcloud.plane.get()) else { return };
     let accelerator = &context.resolved.accelerator;
-    if accelerator.planes.contains(plane) {
+    // A GPU's machine may come from anywhere; the catalog does not know.
+    if accelerator.planes.contains(plane) || accelerator.kind == AcceleratorKind::Gpu {
         return;
     }
     let planes: Vec<String> = accelerator.planes.iter().map(|plane| format!("`{plane}`")).collect();

@@ -29,12 +29,16 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         if names.contains(&flag.as_str()) || is_gone(&resolved.engine, &flag) {
             continue;
         }
-        let near = nearest(&flag, &names).filter(|near| near.starts_with("--"));
+        // A flag is never taken for its opposite.
+        let alike: Vec<&str> = names.iter().copied().filter(|name| name.starts_with("--") && sense(name) == sense(&flag)).collect();
+        let near = nearest(&flag, &alike);
         let mut finding = RULE.finding(place, format!("vLLM has no option `{flag}`"));
         match near {
             Some(near) => {
                 finding = finding.help(format!("did you mean `{near}`?"));
-                if let Some(text) = replaced(context, place, near) {
+                // One letter is a slip; more may be another flag.
+                let slip = strsim::damerau_levenshtein(&flag, near) == 1;
+                if let Some(text) = replaced(context, place, near).filter(|_| slip) {
                     finding = finding.fix(place, text);
                 }
             }
@@ -48,6 +52,12 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         }
         findings.push(finding);
     }
+}
+
+/// The words before the name that switch a flag on or off.
+fn sense(flag: &str) -> Vec<&str> {
+    let words = flag.trim_start_matches('-').split('-');
+    words.take_while(|word| matches!(*word, "no" | "enable" | "disable")).collect()
 }
 
 /// Whether the catalog has the flag as one that is gone; removed-engine-flag reports it.

@@ -15,7 +15,7 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         return;
     }
     let usual =
-        resolved.engine.default("memory.hbm_utilization").and_then(|entry| entry.value.as_float()).unwrap_or(0.92);
+        resolved.engine.default("memory.hbm_utilization", resolved.version).and_then(|entry| entry.value.as_float()).unwrap_or(0.92);
     let device = budget.memory.per_device;
     if device.kv == 0 {
         return;
