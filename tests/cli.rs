@@ -701,6 +701,15 @@ fn a_warm_cache_is_only_promised_for_the_same_programs() {
 }
 
 #[test]
+fn another_reference_replaces_a_secret() {
+    let place = Place::new();
+    let plan = place
+        .run(&["plan", "e2b-v6e-1", "--set", "secrets.hf_token={ env = \"MY_TOKEN\" }", "--format", "json"])
+        .json();
+    assert_eq!(plan["secrets"]["hf_token"], serde_json::json!({ "env": "MY_TOKEN" }));
+}
+
+#[test]
 fn tpu7x_counts_two_devices_a_chip() {
     let place = Place::new();
     let plan = place.run(&["plan", "31b-v6e-8", "--set", "hardware.accelerator=tpu7x-4", "--format", "json"]).json();

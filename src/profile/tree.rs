@@ -105,6 +105,7 @@ impl Table {
 
     /// Lays `upper` over this table: tables are merged key by key, everything else is replaced.
     ///
+    /// A reference to a secret is one value although it is written as a table: another kind of reference replaces it.
     /// `lint.allow` is the one list that grows: a child does not silently drop what its parent suppressed.
     pub fn overlay(&mut self, upper: Table) {
         self.overlay_at(upper, 0, "");
@@ -116,7 +117,7 @@ impl Table {
                 (
                     Some(Node { value: Value::Table(lower), location, key_location, .. }),
                     Node { value: Value::Table(table), location: upper_location, key_location: upper_key, .. },
-                ) => {
+                ) if section != "secrets" => {
                     lower.overlay_at(table, depth + 1, &key);
                     *location = upper_location;
                     *key_location = upper_key;
