@@ -7,6 +7,7 @@
 
 mod compose;
 mod docker;
+mod gcloud;
 mod service;
 mod systemd;
 mod templates;
@@ -31,6 +32,8 @@ pub enum Target {
     Compose,
     /// A systemd unit
     Systemd,
+    /// Scripts that create and delete a TPU machine in Google Cloud
+    Gcloud,
 }
 
 /// A file that was made.
@@ -92,6 +95,27 @@ pub enum EmitError {
         /// What to add.
         help: &'static str,
     },
+    /// The target cannot do what the plan asks for.
+    #[error("`{target}` cannot {what}; {help}")]
+    Impossible {
+        /// The target.
+        target: &'static str,
+        /// What it cannot do.
+        what: String,
+        /// What to do instead.
+        help: &'static str,
+    },
+    /// The settings of the target do not have the shape of a profile.
+    #[error("`deploy.{section}` of the plan cannot be read: {message}")]
+    Settings {
+        /// The section of `[deploy]`.
+        section: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A catalog file of the user cannot be used.
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::CatalogError),
     /// A template of the user cannot be read.
     #[error("cannot read the template {path}: {error}")]
     ReadTemplate {
@@ -121,6 +145,7 @@ pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: boo
         Target::Docker => docker::emit(plan, templates),
         Target::Compose => compose::emit(plan, templates),
         Target::Systemd => systemd::emit(plan, templates),
+        Target::Gcloud => gcloud::emit(plan, templates),
     }
 }
 

@@ -43,6 +43,11 @@ pub struct Service {
     pub stop_seconds: u64,
     /// Model id, as requests name it.
     pub model: String,
+    /// Options of `docker run`, an option and its value a line, then the image, then each argument. Empty without an
+    /// image.
+    pub docker_run: Vec<Vec<String>>,
+    /// The same after the options of a container that Docker itself keeps running and watches.
+    pub docker_detached: Vec<Vec<String>>,
 }
 
 /// A secret and the variable that carries it.
@@ -80,7 +85,7 @@ impl Service {
         let (entrypoint, arguments) = command(plan);
         let port = plan.server.port;
         let base_url = format!("http://127.0.0.1:{port}");
-        Service {
+        let mut service = Service {
             name: text("docker", "name").unwrap_or_else(|| name(&plan.profile.name)),
             image: plan.engine.image.clone(),
             entrypoint,
@@ -98,8 +103,63 @@ impl Service {
             ready_seconds: ready_seconds(plan),
             stop_seconds: 120,
             model: plan.model.id.clone(),
-        }
+            docker_run: Vec::new(),
+            docker_detached: Vec::new(),
+        };
+        service.docker_run = docker_run(&service);
+        service.docker_detached = docker_detached(&service, plan);
+        service
     }
+}
+
+/// The part of `docker run` that every artifact with one shares. Secrets are named and never valued: Docker takes them
+/// from its own environment.
+fn docker_run(service: &Service) -> Vec<Vec<String>> {
+    let Some(image) = &service.image else { return Vec::new() };
+    let option = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+    let mut words = vec![option("--network", "host")];
+    if service.tpu {
+        words.push(vec!["--privileged".to_owned()]);
+    }
+    if service.gpu {
+        words.push(option("--gpus", "all"));
+        words.push(option("--ipc", "host"));
+    } else if let Some(size) = &service.shm_size {
+        words.push(option("--shm-size", size));
+    }
+    for Volume { host, container } in &service.volumes {
+        words.push(option("--volume", &format!("{host}:{container}")));
+    }
+    for (variable, value) in &service.env {
+        words.push(option("--env", &format!("{variable}={value}")));
+    }
+    for secret in &service.secrets {
+        words.push(option("--env", &secret.variable));
+    }
+    words.push(option("--entrypoint", &service.entrypoint));
+    words.push(vec![image.clone()]);
+    words.extend(service.arguments.iter().map(|argument| vec![argument.clone()]));
+    words
+}
+
+/// `docker run` where no systemd restarts the container: Docker does, and says whether it is healthy.
+fn docker_detached(service: &Service, plan: &Plan) -> Vec<Vec<String>> {
+    if service.docker_run.is_empty() {
+        return Vec::new();
+    }
+    let health =
+        format!("python3 -c 'import urllib.request; urllib.request.urlopen(\"{}\", timeout=5)'", service.health_url);
+    let options = [
+        ("--restart", "unless-stopped".to_owned()),
+        ("--stop-timeout", service.stop_seconds.to_string()),
+        ("--health-cmd", health),
+        ("--health-interval", "15s".to_owned()),
+        ("--health-timeout", "10s".to_owned()),
+        ("--health-start-period", format!("{}s", service.ready_seconds)),
+        ("--label", format!("gemma4ctl.digest={}", plan.digest)),
+    ];
+    let options = options.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
+    options.chain(service.docker_run.iter().cloned()).collect()
 }
 
 /// Program and arguments of the container.
@@ -113,6 +173,11 @@ fn command(plan: &Plan) -> (String, Vec<String>) {
     arguments.push("--".to_owned());
     arguments.extend(argv);
     ("/bin/bash".to_owned(), arguments)
+}
+
+/// The name of a machine in the cloud, which takes fewer characters than that of a container does.
+pub(super) fn machine_name(plan: &Plan) -> String {
+    name(&plan.profile.name)
 }
 
 /// A name that container engines, systemd and Kubernetes all take.

@@ -16,7 +16,7 @@ macro_rules! builtin {
     };
 }
 
-builtin!["compose.yaml.j2", "docker-run.sh.j2", "gemma4.service.j2"];
+builtin!["compose.yaml.j2", "docker-run.sh.j2", "gcloud.sh.j2", "gemma4.service.j2", "startup.sh.j2"];
 
 /// Where templates come from.
 #[derive(Debug, Clone, Default)]
