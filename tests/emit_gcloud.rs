@@ -489,9 +489,9 @@ fn waiting_goes_through_every_state_of_a_machine() {
     assert_eq!(code, 0, "{stdout}{stderr}");
     for expected in [
         "PENDING after 0 s of at most 7500 s: waiting for capacity; too little quota looks the same",
-        "PROVISIONING after 0 s of at most 3702 s: capacity is granted",
+        "PROVISIONING after 0 s of at most 3780 s: capacity is granted",
         "STAGING after 15 s",
-        "RUNNING after 30 s of at most 3702 s: the machine is up, ssh does not get through yet",
+        "RUNNING after 30 s of at most 3780 s: the machine is up, ssh does not get through yet",
         "ready: gemma4-turbo-stable answers /health",
     ] {
         assert!(stdout.contains(expected), "{expected}: {stdout}");
@@ -521,9 +521,9 @@ fn waiting_goes_through_every_state_of_a_queued_resource() {
         "CREATING after 0 s of at most 86400 s: waiting for capacity",
         "ACCEPTED after 15 s",
         "WAITING_FOR_RESOURCES after 30 s",
-        "PROVISIONING after 0 s of at most 2076 s: capacity is granted and the machine is being made; do not delete it",
-        "STATE_UNSPECIFIED after 15 s of at most 2076 s: a state that this script does not know",
-        "ACTIVE after 30 s of at most 2076 s: the machine is up, the server does not answer yet",
+        "PROVISIONING after 0 s of at most 1800 s: capacity is granted and the machine is being made; do not delete it",
+        "STATE_UNSPECIFIED after 15 s of at most 1800 s: a state that this script does not know",
+        "ACTIVE after 30 s of at most 1800 s: the machine is up, the server does not answer yet",
         "ready: gemma4-e2b-v6e-1 answers /health",
     ] {
         assert!(stdout.contains(expected), "{expected}: {stdout}");
@@ -534,7 +534,7 @@ fn waiting_goes_through_every_state_of_a_queued_resource() {
         ("SUSPENDED\n", "taken back or its time is over (SUSPENDED)"),
         ("DELETING\n", "is being deleted"),
         ("ABSENT\n", "there is no queued resource gemma4-e2b-v6e-1"),
-        ("PROVISIONING\n", "still PROVISIONING after 2076 s. Capacity is granted, so do not delete it"),
+        ("PROVISIONING\n", "still PROVISIONING after 1800 s. Capacity is granted, so do not delete it"),
     ] {
         rig.write("states", states).write("probes", "gemma4ctl-starting\n");
         let (code, stdout, stderr) = rig.run(&["wait"]);
@@ -548,7 +548,7 @@ fn up_is_not_ready() {
     let rig = Rig::queued(&[]);
     rig.write("states", "ACTIVE\n").write("probes", "gemma4ctl-starting\n");
     let (code, stdout, stderr) = rig.run(&["wait"]);
-    assert!(code == 1 && stderr.contains("not ready after 2076 s (ACTIVE). Nothing was deleted"), "{stdout}{stderr}");
+    assert!(code == 1 && stderr.contains("not ready after 1800 s (ACTIVE). Nothing was deleted"), "{stdout}{stderr}");
     // A failed start is told at once, with its reason.
     rig.write("probes", "gemma4ctl-failed: cannot pull the image\n").write("calls", "");
     let (code, _, stderr) = rig.run(&["wait"]);
@@ -678,7 +678,7 @@ fn a_start_that_fails_says_why() {
         ("refuse-secret", "", "roles/secretmanager.secretAccessor"),
         ("pulls", "no\n", "cannot pull vllm/vllm-tpu:nightly: without an external address it takes Cloud NAT"),
         ("running", "false\n", "the container stopped"),
-        ("running", "true\n", "not ready after 2076 s"),
+        ("running", "true\n", "not ready after 1800 s"),
     ] {
         rig.write("pulls", "ok\n").write("running", "true\n").write("health", "no\n").write(file, text);
         let (code, stdout, stderr) = rig.boot();
