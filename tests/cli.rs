@@ -701,6 +701,22 @@ fn a_warm_cache_is_only_promised_for_the_same_programs() {
 }
 
 #[test]
+fn values_cannot_become_code_elsewhere() {
+    let place = Place::new();
+    for set in [
+        "secrets.hf_token={ env = \"X}$(id)\" }",
+        "secrets.hf_token={ file = \"a\\nb\" }",
+        "deploy.docker.name=\"a b\"",
+        "name=\"a\\nExecStart=/bin/sh\"",
+        "model.id=\"google/gemma-4-E2B-it\\u2028x\"",
+    ] {
+        let outcome = place.run(&["plan", "e2b-v6e-1", "--set", set, "--format", "json"]);
+        assert_eq!(outcome.code, 1, "{set}: {}", outcome.all());
+        assert!(outcome.stdout.contains("\"invalid-value\""), "{set}: {}", outcome.all());
+    }
+}
+
+#[test]
 fn another_reference_replaces_a_secret() {
     let place = Place::new();
     let plan = place

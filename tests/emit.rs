@@ -49,7 +49,7 @@ fn argv(profile: &str, set: &[&str]) -> Vec<String> {
 fn fake(folder: &Path, name: &str, body: &str) {
     let path = folder.join(name);
     let script = format!(
-        "#!/usr/bin/env bash\n{{ printf '%s\\0' {name} \"$@\"; printf '\\n'; }} >> \"$RECORD\"\nprintf '%s=%s\\n' HF_TOKEN \"${{HF_TOKEN-}}\" >> \"$RECORD.env\"\n{body}\n"
+        "#!/usr/bin/env bash\nline=$(printf '%s\\037' {name} \"$@\"); printf '%s\\n' \"$line\" >> \"$RECORD\"\nprintf '%s=%s\\n' HF_TOKEN \"${{HF_TOKEN-}}\" >> \"$RECORD.env\"\n{body}\n"
     );
     std::fs::write(&path, script).expect("a script");
     make_executable(&path);
@@ -66,7 +66,7 @@ fn calls(record: &Path) -> Vec<Vec<String>> {
     std::fs::read_to_string(record)
         .unwrap_or_default()
         .lines()
-        .map(|line| line.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+        .map(|line| line.trim_end_matches('\u{1f}').split('\u{1f}').map(str::to_owned).collect())
         .collect()
 }
 

@@ -19,7 +19,7 @@ const TOKEN: &str = "ya29.PLANTEDaccessTOKEN";
 
 /// What every fake does first: a line with its name and arguments.
 const RECORD: &str = r#"#!/usr/bin/env bash
-{ printf '%s' "${0##*/}"; for word; do printf '\037%s' "${word//$'\n'/ }"; done; printf '\n'; } >>"$RIG/calls"
+line=${0##*/}; for word; do line+=$'\037'${word//$'\n'/ }; done; printf '%s\n' "$line" >>"$RIG/calls"
 # Takes the first line of a file, and leaves the last one there.
 take() {
     local lines

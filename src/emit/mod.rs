@@ -8,6 +8,7 @@
 mod compose;
 mod docker;
 mod gcloud;
+mod gke;
 mod service;
 mod systemd;
 mod templates;
@@ -34,6 +35,8 @@ pub enum Target {
     Systemd,
     /// Scripts that create and delete a TPU machine in Google Cloud
     Gcloud,
+    /// A node pool and manifests for Google Kubernetes Engine
+    Gke,
 }
 
 /// A file that was made.
@@ -113,6 +116,18 @@ pub enum EmitError {
         /// What is wrong.
         message: String,
     },
+    /// A value of the plan does not go with the target.
+    #[error("`{key} = {value}` is not for `{target}`: {help}")]
+    WrongValue {
+        /// The target.
+        target: &'static str,
+        /// Key of the profile.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What to use.
+        help: &'static str,
+    },
     /// A catalog file of the user cannot be used.
     #[error(transparent)]
     Catalog(#[from] crate::catalog::CatalogError),
@@ -146,6 +161,7 @@ pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: boo
         Target::Compose => compose::emit(plan, templates),
         Target::Systemd => systemd::emit(plan, templates),
         Target::Gcloud => gcloud::emit(plan, templates),
+        Target::Gke => gke::emit(plan, templates),
     }
 }
 

@@ -82,7 +82,7 @@ impl Service {
         let setting = |section: &str, key: &str| plan.deploy.get(section).and_then(|table| table.get(key)).cloned();
         let text = |section: &str, key: &str| setting(section, key).and_then(|value| value.as_str().map(str::to_owned));
         let share_dev_shm = setting("docker", "share_dev_shm").and_then(|value| value.as_bool()).unwrap_or(false);
-        let (entrypoint, arguments) = command(plan);
+        let (entrypoint, arguments) = command(&plan.engine.pip, &plan.engine.argv);
         let port = plan.server.port;
         let base_url = format!("http://127.0.0.1:{port}");
         let mut service = Service {
@@ -162,14 +162,14 @@ fn docker_detached(service: &Service, plan: &Plan) -> Vec<Vec<String>> {
     options.chain(service.docker_run.iter().cloned()).collect()
 }
 
-/// Program and arguments of the container.
-fn command(plan: &Plan) -> (String, Vec<String>) {
-    let mut argv = plan.engine.argv.iter().cloned();
-    if plan.engine.pip.is_empty() {
+/// Program and arguments of a container that installs the packages of `pip` and then becomes `argv`.
+pub(super) fn command(pip: &[String], argv: &[String]) -> (String, Vec<String>) {
+    let mut argv = argv.iter().cloned();
+    if pip.is_empty() {
         return (argv.next().unwrap_or_default(), argv.collect());
     }
     let mut arguments: Vec<String> = ["-c", INSTALL_AND_EXEC, "install-and-exec"].map(str::to_owned).to_vec();
-    arguments.extend(plan.engine.pip.iter().cloned());
+    arguments.extend(pip.iter().cloned());
     arguments.push("--".to_owned());
     arguments.extend(argv);
     ("/bin/bash".to_owned(), arguments)
@@ -232,7 +232,6 @@ fn ready_seconds(plan: &Plan) -> u64 {
 }
 
 /// The value of a `[deploy]` key as text.
-#[expect(dead_code, reason = "for the cloud targets")]
 pub(super) fn deploy_text(plan: &Plan, section: &str, key: &str) -> Option<String> {
     match plan.deploy.get(section).and_then(|table| table.get(key)) {
         Some(Value::String(text)) => Some(text.clone()),

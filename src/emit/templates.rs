@@ -16,7 +16,27 @@ macro_rules! builtin {
     };
 }
 
-builtin!["compose.yaml.j2", "docker-run.sh.j2", "gcloud.sh.j2", "gemma4.service.j2", "startup.sh.j2"];
+builtin![
+    "compose.yaml.j2",
+    "docker-run.sh.j2",
+    "gcloud.sh.j2",
+    "gemma4.service.j2",
+    "gke-deployment.yaml.j2",
+    "gke-hpa.yaml.j2",
+    "gke-inferencepool.yaml.j2",
+    "gke-kustomization.yaml.j2",
+    "gke-leaderworkerset.yaml.j2",
+    "gke-namespace.yaml.j2",
+    "gke-networkpolicy.yaml.j2",
+    "gke-node-pool.sh.j2",
+    "gke-pdb.yaml.j2",
+    "gke-pod.yaml.j2",
+    "gke-podmonitoring.yaml.j2",
+    "gke-pvc.yaml.j2",
+    "gke-secret.sh.j2",
+    "gke-service.yaml.j2",
+    "startup.sh.j2",
+];
 
 /// Where templates come from.
 #[derive(Debug, Clone, Default)]

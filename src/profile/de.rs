@@ -179,7 +179,14 @@ struct NodeDeserializer<'a> {
     context: &'a Context,
 }
 
-impl NodeDeserializer<'_> {
+impl<'a> NodeDeserializer<'a> {
+    /// Reads the value with `seed`. A type that reads a plain value first and judges it then errs after the reading;
+    /// its error belongs here too.
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
+        let here = NodeDeserializer { node: self.node, path: self.path, context: self.context };
+        here.place(seed.deserialize(self))
+    }
+
     /// Gives an error the place and path of this value, once.
     fn place<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         result.map_err(|Error(mistake)| {
@@ -323,7 +330,7 @@ impl<'a, 'de, I: Iterator<Item = (&'a str, &'a Node)>> MapAccess<'de> for Entrie
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.current.take() {
             Some((key, node)) => {
-                seed.deserialize(NodeDeserializer { node, path: Path::Key(self.path, key), context: self.context })
+                NodeDeserializer { node, path: Path::Key(self.path, key), context: self.context }.read(seed)
             }
             None => Err(de::Error::custom("a value without a key")),
         }
@@ -341,9 +348,10 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Error;
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         match self.items.next() {
-            Some((index, node)) => seed
-                .deserialize(NodeDeserializer { node, path: Path::Index(self.path, index), context: self.context })
-                .map(Some),
+            Some((index, node)) => {
+                let item = NodeDeserializer { node, path: Path::Index(self.path, index), context: self.context };
+                item.read(seed).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -372,6 +380,6 @@ impl<'de> MapAccess<'de> for Placed<'_> {
             let place = de::value::SeqDeserializer::new([source.0, start, end].into_iter());
             return seed.deserialize(place);
         }
-        seed.deserialize(NodeDeserializer { node: self.node, path: self.path, context: self.context })
+        NodeDeserializer { node: self.node, path: self.path, context: self.context }.read(seed)
     }
 }

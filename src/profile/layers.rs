@@ -203,6 +203,7 @@ pub fn load(argument: &str, set: &[String]) -> anyhow::Result<Loaded> {
 
     let Loader { mut sources, mut diagnostics, .. } = loader;
     secrets::take_out(&mut table, &mut sources, &mut diagnostics);
+    super::lines::check(&table, &mut diagnostics);
     let top = Location::new(main, &(0..0));
     let profile: Profile = de::read(&table, top, &mut diagnostics).unwrap_or_default();
     let mut loaded =

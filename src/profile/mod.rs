@@ -6,6 +6,7 @@
 mod builtin;
 pub mod de;
 mod layers;
+mod lines;
 pub mod messages;
 pub mod schema;
 mod secrets;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::de::Field;
-use super::units::{Amount, Bytes, Count, EnvValue, Gib, Port, Share, Span, Tokens};
+use super::units::{Amount, Bytes, ContainerName, Count, EnvValue, Gib, Port, Share, Span, Tokens};
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $type:ty,)* }) => {
@@ -265,8 +265,8 @@ section! {
 section! {
     /// A container on one machine.
     Docker {
-        /// Name of the container.
-        name: String,
+        /// Name of the container: letters, digits, `_`, `.` and `-`.
+        name: ContainerName,
         /// Size of /dev/shm in Docker's units (`10gb` is 10 x 2^30).
         shm_size: String,
         /// Mount the host's /dev/shm instead; `shm_size` then has no effect.
@@ -353,11 +353,21 @@ impl<'de> Deserialize<'de> for Secret {
         let raw = Raw::deserialize(deserializer)?;
         match (raw.gcp_secret, raw.env, raw.file) {
             (Some(gcp_secret), None, None) => Ok(Secret(SecretRef::Gcp { gcp_secret })),
+            (None, Some(env), None) if !is_variable(&env) => {
+                Err(serde::de::Error::custom("`env` names a variable: letters, digits and `_`, not a digit first"))
+            }
             (None, Some(env), None) => Ok(Secret(SecretRef::Env { env })),
             (None, None, Some(file)) => Ok(Secret(SecretRef::File { file })),
             _ => Err(serde::de::Error::custom("a secret is exactly one of `gcp_secret`, `env` and `file`")),
         }
     }
+}
+
+/// Whether a shell can have a variable of this name; anything else would be code in the scripts that read it.
+fn is_variable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 macro_rules! words {

@@ -361,6 +361,25 @@ impl<'de> Deserialize<'de> for EnvValue {
 }
 schema!(EnvValue, "EnvValue", { "type": ["string", "integer", "number", "boolean"] });
 
+/// A name that Docker and systemd take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerName(pub String);
+
+const CONTAINER_NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*$";
+
+impl<'de> Deserialize<'de> for ContainerName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) && name.bytes().all(plain) {
+            Ok(ContainerName(name))
+        } else {
+            Err(de::Error::custom("a name has letters, digits, `_`, `.` and `-`, a letter or digit first"))
+        }
+    }
+}
+schema!(ContainerName, "ContainerName", { "type": "string", "pattern": CONTAINER_NAME_PATTERN });
+
 #[cfg(test)]
 mod tests {
     use super::*;
