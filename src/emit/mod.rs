@@ -5,10 +5,13 @@
 //! folder of their own. Values reach a shell only through the `sh` filter and YAML only through the `json` filter, so
 //! that no value can end its own quotes.
 
+mod alerts;
 mod compose;
+mod dashboard;
 mod docker;
 mod gcloud;
 mod gke;
+mod runbook;
 mod service;
 mod systemd;
 mod templates;
@@ -37,6 +40,10 @@ pub enum Target {
     Gcloud,
     /// A node pool and manifests for Google Kubernetes Engine
     Gke,
+    /// Prometheus rules with their tests, and a Grafana dashboard
+    Alerts,
+    /// A runbook in Markdown
+    Runbook,
 }
 
 /// A file that was made.
@@ -162,6 +169,8 @@ pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: boo
         Target::Systemd => systemd::emit(plan, templates),
         Target::Gcloud => gcloud::emit(plan, templates),
         Target::Gke => gke::emit(plan, templates),
+        Target::Alerts => alerts::emit(plan, templates),
+        Target::Runbook => runbook::emit(plan, templates),
     }
 }
 

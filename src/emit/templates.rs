@@ -18,6 +18,7 @@ macro_rules! builtin {
 
 builtin![
     "compose.yaml.j2",
+    "dashboard.json.j2",
     "docker-run.sh.j2",
     "gcloud.sh.j2",
     "gemma4.service.j2",
@@ -35,6 +36,9 @@ builtin![
     "gke-pvc.yaml.j2",
     "gke-secret.sh.j2",
     "gke-service.yaml.j2",
+    "rules.test.yaml.j2",
+    "rules.yaml.j2",
+    "runbook.md.j2",
     "startup.sh.j2",
 ];
 
