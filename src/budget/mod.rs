@@ -106,7 +106,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
     if weights > limit {
         decisive = Some(if weights > usable { "parallelism.tensor" } else { "memory.hbm_utilization" });
         reasons.push(format!(
-            "weights take {} of each device, and the limit is {} ({} x {:.2})",
+            "weights take {} of each device, and the limit is {} ({} x {})",
             gib(weights),
             gib(limit),
             gib(usable),
@@ -131,7 +131,7 @@ fn decide(resolved: &Resolved, sums: Sums) -> (Memory, Option<&'static str>) {
     if decisive.is_none() && free < 0 {
         decisive = Some("memory.hbm_utilization");
         reasons.push(format!(
-            "compiled programs were seen to need {}, and utilization {:.2} leaves {} beside weights and KV cache",
+            "compiled programs were seen to need {}, and utilization {} leaves {} beside weights and KV cache",
             gib(programs),
             resolved.memory.utilization,
             gib(usable.saturating_sub(used))

@@ -25,7 +25,7 @@ pub use version::Version;
 #[derive(Debug, Error)]
 pub enum CatalogError {
     /// The file cannot be read.
-    #[error("cannot read the catalog file {path}: {error}")]
+    #[error("cannot read the catalog file {path}: {error}; mend it or move it away")]
     Read {
         /// The file.
         path: String,
@@ -33,7 +33,7 @@ pub enum CatalogError {
         error: std::io::Error,
     },
     /// The file is not of the form that its folder holds.
-    #[error("the catalog file {path} is not valid: {message}")]
+    #[error("the catalog file {path} is not valid: {message}; mend it or move it away")]
     Parse {
         /// The file.
         path: String,

@@ -49,7 +49,9 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         Err(error) => {
             let codes: Vec<&str> = lint::all().map(|rule| rule.code).collect();
             match nearest(subject, &codes) {
-                Some(near) if arguments.key.is_none() => bail!("{error}; there is a rule `{near}`"),
+                Some(near) if arguments.key.is_none() => {
+                    bail!("there is no rule `{subject}`, did you mean `{near}`? As a profile: {error}")
+                }
                 _ => return Err(error),
             }
         }

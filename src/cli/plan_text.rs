@@ -66,7 +66,13 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
     let bold = bold();
     let summary = plan.profile.summary.as_deref().unwrap_or("");
-    output.line(format!("{bold}{}{bold:#}  {summary}", plan.profile.name).trim_end());
+    let title = wrap(&format!("{}  {summary}", plan.profile.name), output.width());
+    for (index, line) in title.iter().enumerate() {
+        let rest = line.strip_prefix(&plan.profile.name).filter(|_| index == 0);
+        output.line(
+            rest.map_or_else(|| line.clone(), |rest| format!("{bold}{}{bold:#}{rest}", plan.profile.name)).trim_end(),
+        );
+    }
     output.line("");
     row(
         output,
@@ -196,13 +202,22 @@ fn memory(output: &mut Output, plan: &Plan) {
         })
         .collect();
     legend.push(format!("· free {}", signed_size(device.free)));
-    output.line(format!("{:<INDENT$}{}", "", legend.join("  ")));
+    // Two entries a line where four do not fit; colours take no columns, so the plain length decides.
+    let plain: usize =
+        legend.iter().map(|entry| anstream::adapter::strip_str(entry).to_string().chars().count() + 2).sum();
+    let entries = if plain + INDENT > output.width() { 2 } else { 4 };
+    for line in legend.chunks(entries) {
+        output.line(format!("{:<INDENT$}{}", "", line.join("  ")));
+    }
     let (style, verdict) = if memory.fits {
         (colour(AnsiColor::Green).bold(), "fits".to_owned())
     } else {
         (colour(AnsiColor::Red).bold(), format!("does not fit: {}", memory.reasons.join("; ")))
     };
-    output.line(format!("{:<INDENT$}{style}{verdict}{style:#}", ""));
+    let width = output.width().max(INDENT + 20) - INDENT;
+    for line in wrap(&verdict, width) {
+        output.line(format!("{:<INDENT$}{style}{line}{style:#}", ""));
+    }
 }
 
 /// A list of buckets, its regular tail in words.
