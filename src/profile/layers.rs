@@ -203,7 +203,9 @@ pub fn load(argument: &str, set: &[String]) -> anyhow::Result<Loaded> {
 
     let Loader { mut sources, mut diagnostics, .. } = loader;
     secrets::take_out(&mut table, &mut sources, &mut diagnostics);
-    super::lines::check(&table, &mut diagnostics);
+    if !diagnostics.iter().any(|finding| finding.code == "toml-syntax") {
+        super::lines::check(&table, &mut diagnostics);
+    }
     let top = Location::new(main, &(0..0));
     let profile: Profile = de::read(&table, top, &mut diagnostics).unwrap_or_default();
     let mut loaded =
