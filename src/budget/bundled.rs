@@ -3,7 +3,7 @@
 use gemma4_model::kv::KvLayout;
 use gemma4_plan::{KvCache, KvLayer};
 
-use super::weights::Weights;
+use super::placed::Weights;
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::AcceleratorKind;
 use crate::resolve::Resolved;

@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod bundled;
+mod placed;
 pub mod vllm_gpu;
 pub mod vllm_tpu;
 mod weights;
@@ -15,7 +16,7 @@ use crate::profile::EngineKind;
 use crate::resolve::Resolved;
 use crate::words::gib;
 
-pub use weights::{Placed, Weights};
+pub use placed::{Placed, Weights};
 
 /// The budget of a resolved profile.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use gemma4_model::AttentionKind;
 use gemma4_model::tensors::{Component, Role, Tensor};
 use gemma4_plan::{KvCache, KvLayer, MemoryTerm};
 
-use super::weights::{Placed, Weights};
+use super::placed::{Placed, Weights};
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::Version;
 use crate::resolve::Resolved;
@@ -42,19 +42,7 @@ pub fn place(resolved: &Resolved, tensor: &Tensor) -> Option<Placed> {
         }
         Role::OProj | Role::DownProj => Placed::split(tensor, 1, tp),
         Role::ExpertsDown => Placed::split(tensor, 2, tp),
-        Role::KProj | Role::VProj => {
-            let layer = tensor.layer.and_then(|layer| resolved.model.config.text.layers.get(layer));
-            let (heads, head_dim, equal) =
-                layer.map_or((1, 1, false), |layer| (layer.kv_heads, layer.head_dim, layer.k_eq_v));
-            let mut placed = Placed::sized(tensor, 0, (heads / tp).max(1) * head_dim, "");
-            placed.copies = if equal { 2 } else { 1 };
-            placed.note = match (heads < tp, equal) {
-                (true, _) => Some("one KV head on each GPU".to_owned()),
-                (false, true) => Some("stored as K and as V".to_owned()),
-                (false, false) => None,
-            };
-            placed
-        }
+        Role::KProj | Role::VProj => Placed::vllm_key_value(resolved, tensor, "GPU"),
         Role::VisionPatch | Role::VisionPatchBias if unified => Placed::split(tensor, 0, tp),
         _ => Placed::whole(tensor),
     })

@@ -7,7 +7,7 @@ use gemma4_model::AttentionKind;
 use gemma4_model::tensors::{Component, Role, Tensor};
 use gemma4_plan::{KvCache, KvLayer, MemoryTerm};
 
-use super::weights::{Placed, Weights};
+use super::placed::{Placed, Weights};
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::Version;
 use crate::resolve::Resolved;
@@ -109,20 +109,7 @@ fn place_torch(resolved: &Resolved, tensor: &Tensor, tp: u64) -> Placed {
         },
         Role::QProj | Role::GateProj | Role::UpProj => Placed::split(tensor, 0, tp),
         Role::OProj | Role::DownProj => Placed::split(tensor, 1, tp),
-        Role::KProj | Role::VProj => {
-            let layer = tensor.layer.and_then(|layer| resolved.model.config.text.layers.get(layer));
-            let (heads, head_dim, equal) =
-                layer.map_or((1, 1, false), |layer| (layer.kv_heads, layer.head_dim, layer.k_eq_v));
-            let mut placed = Placed::sized(tensor, 0, (heads / tp).max(1) * head_dim, "");
-            placed.copies = if equal { 2 } else { 1 };
-            placed.note = match (heads < tp, equal) {
-                (true, true) => Some("one KV head on each device, stored as K and as V".to_owned()),
-                (true, false) => Some("one KV head on each device".to_owned()),
-                (false, true) => Some("stored as K and as V".to_owned()),
-                (false, false) => None,
-            };
-            placed
-        }
+        Role::KProj | Role::VProj => Placed::vllm_key_value(resolved, tensor, "device"),
         Role::VisionPatch => Placed::split(tensor, 0, tp),
         _ => Placed::whole(tensor),
     }

@@ -4,7 +4,7 @@ use gemma4_plan::Plan;
 use serde::Serialize;
 
 use super::Service;
-use super::alerts::{KV_PAGE, KV_WARNING, Selector, has_statistics, pool_share, ttft_bound};
+use super::signals::{KV_PAGE, KV_WARNING, Selector, has_statistics, pool_share, ttft_bound};
 use crate::words::commas;
 
 /// A graph over time.

@@ -13,6 +13,7 @@ mod gcloud;
 mod gke;
 mod runbook;
 mod service;
+mod signals;
 mod systemd;
 mod templates;
 mod vllm_args;

@@ -8,8 +8,9 @@ use gemma4_plan::{Plan, Source};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::alerts::{self, KV_WARNING, Selector, has_statistics, overdue_seconds, pool_share, span, ttft_bound};
+use super::alerts::{self, overdue_seconds};
 use super::service::{deploy_text, machine_name};
+use super::signals::{KV_WARNING, Selector, has_statistics, pool_share, span, ttft_bound};
 use super::{Artifact, EmitError, SecretUse, Service, Templates};
 use crate::words::{commas, plural, size};
 
