@@ -1,13 +1,15 @@
 //! gemma4ctl: a profile says what you want; gemma4ctl proves that it fits, says exactly what will run, and runs it.
 //!
 //! ```text
-//! profile, catalog  ->  resolve  ->  budget  ->  lint  ->  plan  ->  emit  ->  cli
+//! profile, catalog  ->  resolve  ->  budget  ->  lint  ->  plan  ->  emit  ->  apply  ->  cli
 //! ```
 //!
 //! Arrows go one way: [`resolve`] fills in what a [`profile`] leaves out from the [`catalog`], [`budget`] counts bytes,
-//! [`lint`] looks at both, [`plan`] puts everything together, [`emit`] makes files of a plan alone, and all of them know [`diagnostic`]. Shapes and sharding of the model come
-//! from the crate `gemma4-model`, the plan file from `gemma4-plan`; neither knows this crate.
+//! [`lint`] looks at both, [`plan`] puts everything together, [`emit`] makes files of a plan alone, [`apply`] runs what
+//! [`emit`] would have a file say and remembers it, and all of them know [`diagnostic`]. Shapes and sharding of the model
+//! come from the crate `gemma4-model`, the plan file from `gemma4-plan`; neither knows this crate.
 
+pub mod apply;
 pub mod budget;
 pub mod catalog;
 pub mod cli;

@@ -1,18 +1,23 @@
 //! The command line: one file a verb.
 //!
-//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings at error level or it does not fit,
-//! 2 a wrong command line or a file that cannot be opened, 3 with `--detailed-exitcode` if there are changes.
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings at error level, it does not fit or
+//! the launch failed, 2 a wrong command line or a file that cannot be opened, 3 with `--detailed-exitcode` if there are
+//! changes.
 
+mod apply;
 mod completions;
+mod destroy;
 mod emit;
 mod explain;
 mod init;
 mod lint;
+mod logs;
 mod output;
 mod plan;
 mod plan_text;
 mod profiles;
 mod schema;
+mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -38,6 +43,14 @@ enum Verb {
     Lint(lint::Arguments),
     /// Make files that run as they are
     Emit(emit::Arguments),
+    /// Launch a plan and wait until it serves, or change what is launched
+    Apply(apply::Arguments),
+    /// Say what is launched and whether it serves
+    Status(status::Arguments),
+    /// Print what a launch writes
+    Logs(logs::Arguments),
+    /// End a launch and forget it
+    Destroy(destroy::Arguments),
     /// Tell where a value of a plan comes from, or what a lint rule is about
     Explain(explain::Arguments),
     /// List the profiles that can be named
@@ -50,7 +63,7 @@ enum Verb {
     Completions(completions::Arguments),
 }
 
-/// Exit code for findings at error level, or a plan that does not fit.
+/// Exit code for findings at error level, a plan that does not fit, or a launch that failed.
 const FINDINGS: u8 = 1;
 /// Exit code for a wrong command line, or a file that cannot be opened.
 const USAGE: u8 = 2;
@@ -72,6 +85,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Plan(arguments) => plan::run(&arguments, &mut output),
         Verb::Lint(arguments) => lint::run(&arguments, &mut output),
         Verb::Emit(arguments) => emit::run(&arguments, &mut output),
+        Verb::Apply(arguments) => apply::run(&arguments, &mut output),
+        Verb::Status(arguments) => status::run(&arguments, &mut output),
+        Verb::Logs(arguments) => logs::run(&arguments),
+        Verb::Destroy(arguments) => destroy::run(&arguments, &mut output),
         Verb::Explain(arguments) => explain::run(&arguments, &mut output),
         Verb::Profiles(arguments) => profiles::run(&arguments, &mut output),
         Verb::Init(arguments) => init::run(&arguments, &mut output),

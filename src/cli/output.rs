@@ -25,6 +25,11 @@ impl Output {
         self.text.push('\n');
     }
 
+    /// Takes what was collected, to show it elsewhere.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
     /// Whether stdout is a terminal that wants colour (`NO_COLOR`, `CLICOLOR_FORCE` and dumb terminals are honoured).
     pub fn colour(&self) -> bool {
         anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never

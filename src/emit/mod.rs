@@ -175,6 +175,15 @@ pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: boo
     }
 }
 
+/// The service of a plan that runs in a container and fits.
+///
+/// # Errors
+/// See [`EmitError`]: what `emit` refuses is refused here.
+pub fn container(plan: &Plan, target: &'static str) -> Result<Service, EmitError> {
+    refuse(plan, false)?;
+    docker::containers_only(plan, target)
+}
+
 /// Refuses plans that would not run.
 fn refuse(plan: &Plan, allow_unfit: bool) -> Result<(), EmitError> {
     if allow_unfit {

@@ -1,0 +1,136 @@
+//! `status [NAME]`.
+
+use serde::Serialize;
+
+use super::apply::{launch_name, not_launched, short};
+use super::output::note;
+use super::{Output, ResultFormat};
+use crate::apply::docker;
+use crate::apply::state::Store;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Name of a launch, or its profile; all launches without it
+    name: Option<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text")]
+    format: ResultFormat,
+}
+
+/// One launch as it is now.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    target: Option<String>,
+    profile: Option<String>,
+    digest: Option<String>,
+    recorded: Option<&'static str>,
+    state: &'static str,
+    container_digest: Option<String>,
+    container: Option<String>,
+    url: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<u8> {
+    let store = Store::of_user()?;
+    let names = match &arguments.name {
+        None => store.names()?,
+        Some(argument) => {
+            let name = launch_name(&store, argument, output)?;
+            if !store.holds(&name) {
+                return Err(not_launched(argument, &name));
+            }
+            vec![name]
+        }
+    };
+    let mut problems = Vec::new();
+    let rows: Vec<Row> = names.into_iter().map(|name| look(&store, name, &mut problems)).collect();
+    problems.dedup();
+    problems.iter().for_each(|problem| note(&format!("warning: {problem}")));
+    match (arguments.format, &arguments.name) {
+        (ResultFormat::Json, _) => {
+            output.line(serde_json::to_string_pretty(&serde_json::json!({ "launches": rows }))?);
+        }
+        (ResultFormat::Text, Some(_)) => rows.iter().for_each(|row| detail(output, row)),
+        (ResultFormat::Text, None) if rows.is_empty() => note("nothing is launched"),
+        (ResultFormat::Text, None) => table(output, &rows),
+    }
+    Ok(0)
+}
+
+fn look(store: &Store, name: String, problems: &mut Vec<String>) -> Row {
+    let launch = match store.read(&name) {
+        Ok(launch) => launch,
+        Err(error) => {
+            problems.push(error.to_string());
+            None
+        }
+    };
+    let (state, container) = match docker::inspect(&name) {
+        Err(error) => {
+            problems.push(error.to_string());
+            ("unknown", None)
+        }
+        Ok(None) => ("gone", None),
+        Ok(Some(container)) if container.digest.is_none() => ("gone, its name is taken", None),
+        Ok(Some(container)) if !container.running => ("stopped", Some(container)),
+        Ok(Some(container)) => {
+            let answers = launch.as_ref().is_some_and(|launch| docker::answers(&launch.base_url));
+            (if answers { "running and healthy" } else { "running, not ready" }, Some(container))
+        }
+    };
+    let (container, container_digest) = container.map(|container| (container.id, container.digest)).unzip();
+    Row {
+        target: launch.as_ref().map(|launch| launch.target.clone()),
+        profile: launch.as_ref().map(|launch| launch.profile.clone()),
+        digest: launch.as_ref().map(|launch| launch.digest.clone()),
+        recorded: launch.as_ref().map(|launch| launch.status.word()),
+        url: launch.map(|launch| launch.base_url),
+        name,
+        state,
+        container_digest: container_digest.flatten(),
+        container,
+    }
+}
+
+fn table(output: &mut Output, rows: &[Row]) {
+    let mut lines = vec![["name", "target", "digest", "state", "url"].map(str::to_owned)];
+    for row in rows {
+        let or_unknown = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
+        lines.push([
+            row.name.clone(),
+            or_unknown(row.target.clone()),
+            or_unknown(row.digest.as_deref().map(short)),
+            row.state.to_owned(),
+            or_unknown(row.url.clone()),
+        ]);
+    }
+    let widths: Vec<usize> =
+        (0..5).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        output.line(cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn detail(output: &mut Output, row: &Row) {
+    let lines = [
+        ("name", Some(row.name.as_str())),
+        ("profile", row.profile.as_deref()),
+        ("target", row.target.as_deref()),
+        ("state", Some(row.state)),
+        ("recorded", row.recorded),
+        ("url", row.url.as_deref()),
+        ("digest", row.digest.as_deref()),
+        ("container", row.container.as_deref()),
+    ];
+    for (key, value) in lines {
+        output.line(format!("{key:<10}  {}", value.unwrap_or("?")));
+    }
+    if row.recorded == Some("creating") {
+        output.line("an apply was cut off, or is at work; `gemma4ctl apply` takes it from here");
+    }
+    if let Some(running) = row.container_digest.as_deref().filter(|running| Some(*running) != row.digest.as_deref()) {
+        output.line(format!("the container runs another plan than the recorded one: {running}"));
+    }
+}
