@@ -468,7 +468,10 @@ fn the_real_docker_engine() {
     let mut path = std::env::var("PATH").expect("PATH");
     let probe = ["run", "--rm", "--privileged", "--entrypoint", "vllm", &name];
     if Command::new("docker").args(probe).output().expect("docker").status.code() == Some(125) {
-        let _ = writeln!(std::io::stderr(), "\nskipped: this Docker Engine refuses --privileged, so the real container runs without it");
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nskipped: this Docker Engine refuses --privileged, so the real container runs without it"
+        );
         let real = std::env::split_paths(&path).map(|folder| folder.join("docker")).find(|path| path.is_file());
         let body = format!(
             "words=(); for word; do [ \"$word\" = --privileged ] || words+=(\"$word\"); done; exec {} \"${{words[@]}}\"",
