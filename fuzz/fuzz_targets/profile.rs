@@ -1,7 +1,7 @@
 //! Any bytes as a profile: read, resolve, budget, lint, render, plan.
 #![no_main]
 
-use gemma4ctl::diagnostic::render::{Batch, Format, render};
+use gemma4ctl::lint::render::{Batch, Format, render};
 use gemma4ctl::{lint, plan};
 use libfuzzer_sys::fuzz_target;
 
