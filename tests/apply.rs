@@ -2,6 +2,8 @@
 
 #![cfg(unix)]
 
+mod common;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use common::{Outcome, skipped};
 
 const NAME: &str = "test-launch";
 
@@ -71,30 +75,19 @@ impl Machine {
     }
 
     fn command(&self, path: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma4ctl"));
+        let mut command = common::command(self.folder.path(), arguments);
         command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
             .env("PATH", path)
-            .env("HOME", self.folder.path())
             .env("FAKE", self.folder.path().join("fake"))
-            .env("GEMMA4CTL_CONFIG_DIR", self.folder.path().join("config"))
             .env("GEMMA4CTL_STATE_DIR", self.folder.path().join("state"))
             .env("GEMMA4CTL_READY_SECONDS", if self.fake("mute").exists() { "2" } else { "20" })
             // A proxy is never asked about this machine.
-            .env("http_proxy", "http://127.0.0.1:1")
-            .stdin(Stdio::null());
+            .env("http_proxy", "http://127.0.0.1:1");
         command
     }
 
     fn run_with(&self, path: &str, arguments: &[&str]) -> Outcome {
-        let output = self.command(path, arguments).output().expect("the binary");
-        Outcome {
-            code: output.status.code().expect("an exit code"),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
+        Outcome::of(&mut self.command(path, arguments))
     }
 
     fn run(&self, arguments: &[&str]) -> Outcome {
@@ -211,24 +204,6 @@ fn answer(stream: &TcpStream, fake: &Path) -> std::io::Result<()> {
     };
     let mut stream = stream;
     write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}")
-}
-
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Outcome {
-    fn all(&self) -> String {
-        format!("exit code: {}\n----- stdout -----\n{}----- stderr -----\n{}", self.code, self.stdout, self.stderr)
-    }
-
-    #[track_caller]
-    fn is(self, code: i32, stderr: &str) -> Self {
-        assert!(self.code == code && self.stderr.contains(stderr), "wanted {code} and `{stderr}`: {}", self.all());
-        self
-    }
 }
 
 #[test]
@@ -439,7 +414,7 @@ impl Drop for Cleanup {
 fn the_real_docker_engine() {
     let info = Command::new("docker").args(["info", "--format", "{{.ServerVersion}}"]).output();
     if !info.as_ref().is_ok_and(|info| info.status.success() && info.stdout.len() > 1) {
-        let _ = writeln!(std::io::stderr(), "\nskipped: no Docker Engine answers; install and start docker");
+        skipped("no Docker Engine answers; install and start docker");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -453,7 +428,7 @@ fn the_real_docker_engine() {
         .output()
         .expect("rustc");
     if !built.status.success() {
-        let _ = writeln!(std::io::stderr(), "\nskipped: no static program can be linked; install libc6-dev");
+        skipped("no static program can be linked; install libc6-dev");
         return;
     }
     let name = format!("gemma4ctl-test-{}", std::process::id());
@@ -468,10 +443,7 @@ fn the_real_docker_engine() {
     let mut path = std::env::var("PATH").expect("PATH");
     let probe = ["run", "--rm", "--privileged", "--entrypoint", "vllm", &name];
     if Command::new("docker").args(probe).output().expect("docker").status.code() == Some(125) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "\nskipped: this Docker Engine refuses --privileged, so the real container runs without it"
-        );
+        skipped("this Docker Engine refuses --privileged, so the real container runs without it");
         let real = std::env::split_paths(&path).map(|folder| folder.join("docker")).find(|path| path.is_file());
         let body = format!(
             "words=(); for word; do [ \"$word\" = --privileged ] || words+=(\"$word\"); done; exec {} \"${{words[@]}}\"",
@@ -496,11 +468,7 @@ fn the_real_docker_engine() {
             .stdin(Stdio::null())
             .output()
             .expect("the binary");
-        Outcome {
-            code: output.status.code().expect("an exit code"),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
+        Outcome::from(output)
     };
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let mut apply = settings(folder.path(), port, &name, &name);

@@ -1,9 +1,13 @@
 //! The whole command line from outside: exit code, stdout and stderr of the real binary.
 
+mod common;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use insta::{assert_snapshot, with_settings};
+
+use common::Outcome;
 
 /// A folder with nothing of the repository in it, so that names mean the built-in profiles.
 struct Place {
@@ -31,40 +35,11 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma4ctl"));
-        command
-            .args(arguments)
-            .current_dir(self.path())
-            .env_clear()
-            .env("HOME", self.path())
-            .env("GEMMA4CTL_CONFIG_DIR", self.path().join("config"))
-            .stdin(Stdio::null());
-        command
+        common::command(self.path(), arguments)
     }
 
     fn run(&self, arguments: &[&str]) -> Outcome {
-        let output = self.command(arguments).output().expect("the binary");
-        Outcome {
-            code: output.status.code().expect("an exit code"),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
-    }
-}
-
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Outcome {
-    fn all(&self) -> String {
-        format!("exit code: {}\n----- stdout -----\n{}----- stderr -----\n{}", self.code, self.stdout, self.stderr)
-    }
-
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
+        Outcome::of(&mut self.command(arguments))
     }
 }
 

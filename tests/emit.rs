@@ -1,26 +1,15 @@
 //! Artifacts from outside: what the scripts and files mean to the programs that read them.
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use common::{command, on_path, skipped, text, tool};
 
-fn gemma4ctl(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gemma4ctl"))
-        .args(arguments)
-        .current_dir(folder)
-        .env("GEMMA4CTL_CONFIG_DIR", folder.join("config"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary")
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().expect("the binary")
 }
 
 /// Emits `target` of `profile` into a fresh folder.
@@ -30,7 +19,7 @@ fn emit(profile: &str, target: &str, set: &[&str]) -> tempfile::TempDir {
     for argument in set {
         arguments.extend(["--set", argument]);
     }
-    let output = gemma4ctl(folder.path(), &arguments);
+    let output = run(folder.path(), &arguments);
     assert!(output.status.success(), "{}", text(&output));
     folder
 }
@@ -41,7 +30,7 @@ fn argv(profile: &str, set: &[&str]) -> Vec<String> {
     for argument in set {
         arguments.extend(["--set", argument]);
     }
-    let plan: serde_json::Value = serde_json::from_slice(&gemma4ctl(folder.path(), &arguments).stdout).expect("a plan");
+    let plan: serde_json::Value = serde_json::from_slice(&run(folder.path(), &arguments).stdout).expect("a plan");
     serde_json::from_value(plan["engine"]["argv"].clone()).expect("argv")
 }
 
@@ -172,11 +161,8 @@ fn the_docker_script_says_what_is_wrong() {
 
 #[test]
 fn the_compose_file_means_the_plan_to_compose_itself() {
-    let found = std::env::var_os("PATH").and_then(|paths| {
-        std::env::split_paths(&paths).map(|path| path.join("docker-compose")).find(|path| path.is_file())
-    });
-    let Some(compose) = found else {
-        let _ = writeln!(std::io::stderr(), "\nskipped: docker-compose is not installed");
+    let Some(compose) = on_path("docker-compose") else {
+        skipped("docker-compose is not installed");
         return;
     };
     for (profile, set) in [
@@ -194,7 +180,7 @@ fn the_compose_file_means_the_plan_to_compose_itself() {
             .expect("docker-compose");
         assert!(output.status.success(), "{profile}: {}", text(&output));
         // What Compose prints has `$` doubled again.
-        let parsed: serde_json::Value = yaml(&String::from_utf8_lossy(&output.stdout));
+        let parsed: serde_json::Value = serde_saphyr::from_str(&String::from_utf8_lossy(&output.stdout)).expect("YAML");
         let service = &parsed["services"]["gemma4"];
         let command: Vec<String> = service["command"]
             .as_array()
@@ -212,28 +198,9 @@ fn the_compose_file_means_the_plan_to_compose_itself() {
     }
 }
 
-/// Compose's output as JSON, through the reader that Python has.
-fn yaml(text: &str) -> serde_json::Value {
-    let python = root().join(".tools/venv/bin/python");
-    let python = if python.is_file() { python } else { PathBuf::from("python3") };
-    let mut child = Command::new(python)
-        .args(["-c", "import sys, json, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python");
-    child.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("a pipe");
-    let output = child.wait_with_output().expect("an end");
-    serde_json::from_slice(&output.stdout).expect("python3 with PyYAML (installed by .ci/install-tools)")
-}
-
 #[test]
 fn scripts_pass_shellcheck() {
-    let checker = root().join(".tools/venv/bin/shellcheck");
-    if !checker.is_file() {
-        let _ = writeln!(std::io::stderr(), "\nskipped: shellcheck is not installed; `.ci/install-tools` installs it");
-        return;
-    }
+    let Some(checker) = tool("shellcheck") else { return };
     for (profile, set) in [
         ("turbo-stable", &[NASTY][..]),
         ("e4b-b200", &[]),
@@ -351,12 +318,12 @@ fn what_cannot_be_made_is_refused_and_nothing_is_written() {
         "--out-dir",
         "out",
     ];
-    let output = gemma4ctl(here, &unfit);
+    let output = run(here, &unfit);
     assert!(output.status.code() == Some(1) && text(&output).contains("--allow-unfit"), "{}", text(&output));
     assert!(!here.join("out").exists());
     let mut allowed = unfit.to_vec();
     allowed.push("--allow-unfit");
-    assert!(gemma4ctl(here, &allowed).status.success());
+    assert!(run(here, &allowed).status.success());
     for (arguments, code, words) in [
         (&["emit", "turbo-stable", "--target", "podman"][..], 2, "possible values"),
         (&["emit", "smoke", "--target", "vllm-args"], 2, "the bundled engine reads the plan file"),
@@ -364,7 +331,7 @@ fn what_cannot_be_made_is_refused_and_nothing_is_written() {
         (&["emit", "turbo-stable", "--target", "docker", "--out-dir", "/proc/nowhere"], 2, "cannot make the folder"),
         (&["emit", "turbo-stable", "--target", "docker", "--templates", "nowhere"], 2, "no folder of templates"),
     ] {
-        let output = gemma4ctl(here, arguments);
+        let output = run(here, arguments);
         assert!(
             output.status.code() == Some(code) && text(&output).contains(words),
             "{arguments:?}: {}",
@@ -373,13 +340,13 @@ fn what_cannot_be_made_is_refused_and_nothing_is_written() {
         assert!(output.stdout.is_empty());
     }
     // A plan file works as a profile does, and a changed one is refused.
-    assert!(gemma4ctl(here, &["plan", "turbo-stable", "--out", "plan.json"]).status.success());
-    let from_plan = gemma4ctl(here, &["emit", "plan.json", "--target", "docker"]);
-    assert_eq!(from_plan.stdout, gemma4ctl(here, &["emit", "turbo-stable", "--target", "docker"]).stdout);
+    assert!(run(here, &["plan", "turbo-stable", "--out", "plan.json"]).status.success());
+    let from_plan = run(here, &["emit", "plan.json", "--target", "docker"]);
+    assert_eq!(from_plan.stdout, run(here, &["emit", "turbo-stable", "--target", "docker"]).stdout);
     let changed =
         std::fs::read_to_string(here.join("plan.json")).expect("the plan").replace("\"port\": 8000", "\"port\": 8001");
     std::fs::write(here.join("plan.json"), changed).expect("a file");
-    let refused = gemma4ctl(here, &["emit", "plan.json", "--target", "docker"]);
+    let refused = run(here, &["emit", "plan.json", "--target", "docker"]);
     assert!(
         refused.status.code() == Some(2) && text(&refused).contains("changed after it was written"),
         "{}",
@@ -393,9 +360,9 @@ fn a_users_template_wins() {
     std::fs::create_dir_all(folder.path().join("config/templates")).expect("a folder");
     std::fs::write(folder.path().join("config/templates/compose.yaml.j2"), "mine: {{ service.name }}\n")
         .expect("a file");
-    let output = gemma4ctl(folder.path(), &["emit", "turbo-stable", "--target", "compose"]);
+    let output = run(folder.path(), &["emit", "turbo-stable", "--target", "compose"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "mine: vllm-gemma4\n");
     std::fs::write(folder.path().join("config/templates/compose.yaml.j2"), "{{ service.nmae }}\n").expect("a file");
-    let output = gemma4ctl(folder.path(), &["emit", "turbo-stable", "--target", "compose"]);
+    let output = run(folder.path(), &["emit", "turbo-stable", "--target", "compose"]);
     assert!(output.status.code() == Some(2) && text(&output).contains("line 1"), "{}", text(&output));
 }

@@ -2,11 +2,15 @@
 //! are called, through each state that a machine can be in.
 #![cfg(target_os = "linux")]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use common::{Outcome, command, on_path, skipped};
 
 const SYNOPSIS: &str = include_str!("fixtures/gcloud/synopsis.txt");
 const WIDE_FLAGS: [&str; 4] = ["--project", "--quiet", "--format", "--flatten"];
@@ -85,38 +89,18 @@ case " $* " in *" install "*) mv "$RIG/docker-to-install" "$RIG/bin/docker" ;; e
 "#;
 
 fn binary(arguments: &[&str], folder: &Path) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_gemma4ctl"))
-        .args(arguments)
-        .current_dir(folder)
-        .env_clear()
-        .env("HOME", folder)
-        .env("GEMMA4CTL_CONFIG_DIR", folder.join("config"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary");
-    finished(output)
+    finished(command(folder, arguments).output().expect("the binary"))
 }
 
 fn finished(output: std::process::Output) -> (i32, String, String) {
-    (
-        output.status.code().expect("an exit code"),
-        String::from_utf8(output.stdout).expect("UTF-8"),
-        String::from_utf8(output.stderr).expect("UTF-8"),
-    )
+    let Outcome { code, stdout, stderr } = output.into();
+    (code, stdout, stderr)
 }
 
 fn emit(profile: &str, settings: &[&str], folder: &Path) -> (i32, String, String) {
     let mut arguments = vec!["emit", profile, "--target", "gcloud", "--out-dir", "out"];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     binary(&arguments, folder)
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "\nskipped: {what}");
 }
 
 /// A folder with the scripts of a plan, and programs that record.

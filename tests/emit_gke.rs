@@ -1,11 +1,14 @@
 //! `emit --target gke` from outside: what the manifests say, whether Kubernetes takes them, and what the scripts call.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
+
+use common::{command, on_path, root, skipped, text, tool};
 
 const TURBO: &[&str] = &["turbo-stable"];
 const TPU7X: &[&str] = &["turbo-stable", "--set", "hardware.accelerator=tpu7x-4", "--set", "parallelism.tensor=8"];
@@ -21,47 +24,14 @@ const PLANTED: &str = "hf_PlantedPlantedPlantedPlanted1";
 /// The same, as Kubernetes writes secrets.
 const PLANTED_BASE64: &str = "aGZfUGxhbnRlZFBsYW50ZWRQbGFudGVkUGxhbnRlZDE=";
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "\nskipped: {what}");
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-/// A tool of `.ci/tools.txt`; says loudly when it is absent.
-fn tool(name: &str) -> Option<PathBuf> {
-    let local = root().join(".tools/venv/bin").join(name);
-    let found = if local.is_file() { Some(local) } else { on_path(name) };
-    if found.is_none() {
-        skipped(&format!("{name} is not installed; `.ci/install-tools` installs it"));
-    }
-    found
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 /// The files of one plan.
 struct Emitted {
     folder: tempfile::TempDir,
     plan: Value,
 }
 
-/// Runs the binary where nothing of the repository is.
 fn binary(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gemma4ctl"))
-        .args(arguments)
-        .current_dir(folder)
-        .env("GEMMA4CTL_CONFIG_DIR", folder.join("config"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary")
+    command(folder, arguments).output().expect("the binary")
 }
 
 impl Emitted {

@@ -1,28 +1,21 @@
 //! Alert rules, dashboard and runbook, made by the real binary and read by the tools of those who run a service.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use insta::{assert_snapshot, with_settings};
 use serde_json::Value;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use common::{profiles_in, root, tool};
 
 /// Names of all shipped profiles.
 fn profiles() -> Vec<String> {
-    let entries = std::fs::read_dir(root().join("profiles")).expect("the folder");
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    assert!(names.len() >= 14);
-    names
+    let names = profiles_in("profiles").into_iter().map(|path| path.file_stem().expect("a name").to_owned());
+    names.map(|name| name.into_string().expect("UTF-8")).collect()
 }
 
 /// The files of both targets in a folder of their own.
@@ -89,7 +82,7 @@ impl Emitted {
 
     /// Runs promtool in the folder; `None` if it is not installed.
     fn promtool(&self, arguments: &[&str]) -> Option<(bool, String)> {
-        let output = Command::new(promtool()?)
+        let output = Command::new(tool("promtool")?)
             .args(arguments)
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -100,27 +93,12 @@ impl Emitted {
     }
 }
 
-/// promtool, from `.tools` or PATH; says loudly when it is absent.
-fn promtool() -> Option<PathBuf> {
-    let local = root().join(".tools/venv/bin/promtool");
-    if local.is_file() {
-        return Some(local);
-    }
-    let found = std::env::var_os("PATH").and_then(|paths| {
-        std::env::split_paths(&paths).map(|folder| folder.join("promtool")).find(|path| path.is_file())
-    });
-    if found.is_none() {
-        let _ = writeln!(std::io::stderr(), "\nskipped: promtool is not installed; `.ci/install-tools` installs it");
-    }
-    found
-}
-
 /// A served name that would break out of careless quotes.
 const HOSTILE: &str = r#"engine.extra_args=["--served-model-name", "it's \"{{ $value }}\" $(x) VALUE"]"#;
 
 #[test]
 fn rules_pass_promtool() {
-    if promtool().is_none() {
+    if tool("promtool").is_none() {
         return;
     }
     for profile in profiles() {
@@ -139,7 +117,7 @@ fn rules_pass_promtool() {
 
 #[test]
 fn every_bound_and_duration_is_tested() {
-    if promtool().is_none() {
+    if tool("promtool").is_none() {
         return;
     }
     let changes = [
@@ -316,7 +294,7 @@ fn the_dashboard_is_one_that_grafana_reads() {
 
 #[test]
 fn expressions_of_panels_are_promql() {
-    if promtool().is_none() {
+    if tool("promtool").is_none() {
         return;
     }
     for (profile, settings) in [("turbo-stable", &[][..]), ("smoke", &[]), ("e4b-b200", &[]), ("31b-v6e-8", &[HOSTILE])]

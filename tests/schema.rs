@@ -1,26 +1,10 @@
 //! The schemas: up to date, named by every shipped profile, and in agreement with the typed reader.
 
-use std::path::{Path, PathBuf};
+mod common;
 
 use gemma4ctl::profile::{self, schema};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn shipped() -> Vec<PathBuf> {
-    let mut paths = Vec::new();
-    for folder in ["profiles", "profiles/base"] {
-        for entry in std::fs::read_dir(root().join(folder)).expect("the folder") {
-            let path = entry.expect("an entry").path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                paths.push(path);
-            }
-        }
-    }
-    paths.sort();
-    paths
-}
+use common::{profiles, root};
 
 #[test]
 fn committed_schemas_are_up_to_date() {
@@ -34,7 +18,7 @@ fn committed_schemas_are_up_to_date() {
 #[test]
 fn every_shipped_profile_names_the_schema_and_is_built_in() {
     let mut names = Vec::new();
-    for path in shipped() {
+    for path in profiles() {
         let text = std::fs::read_to_string(&path).expect("the profile");
         let first = text.lines().next().unwrap_or("");
         let named =
@@ -52,7 +36,7 @@ fn every_shipped_profile_names_the_schema_and_is_built_in() {
 
 #[test]
 fn every_shipped_profile_matches_the_schema() {
-    for path in shipped() {
+    for path in profiles() {
         let loaded = profile::load(&path.display().to_string(), &[]).expect("a profile");
         let findings = schema::validate(&loaded).expect("a valid schema");
         assert!(findings.is_empty(), "{}: {findings:?}", path.display());

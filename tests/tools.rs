@@ -1,27 +1,12 @@
 //! Outputs checked with the tools that their consumers use. `.ci/install-tools` installs them; a test that misses one
 //! says so on stderr, past the harness's capture, and CI counts that.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The tool, from `.tools` or PATH; says loudly when it is absent.
-fn tool(name: &str) -> Option<PathBuf> {
-    let local = root().join(".tools/venv/bin").join(name);
-    if local.is_file() {
-        return Some(local);
-    }
-    let found = std::env::var_os("PATH")
-        .and_then(|paths| std::env::split_paths(&paths).map(|folder| folder.join(name)).find(|path| path.is_file()));
-    if found.is_none() {
-        let _ = writeln!(std::io::stderr(), "\nskipped: {name} is not installed; `.ci/install-tools` installs it");
-    }
-    found
-}
+use common::{root, skipped, text, tool};
 
 fn run(program: &Path, arguments: &[&str], folder: &Path) -> Output {
     Command::new(program)
@@ -33,22 +18,8 @@ fn run(program: &Path, arguments: &[&str], folder: &Path) -> Output {
         .expect("the tool")
 }
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 fn profiles() -> Vec<String> {
-    let mut paths = Vec::new();
-    for folder in ["profiles", "profiles/base"] {
-        for entry in std::fs::read_dir(root().join(folder)).expect("the folder") {
-            let path = entry.expect("an entry").path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                paths.push(path.display().to_string());
-            }
-        }
-    }
-    assert!(paths.len() >= 14);
-    paths
+    common::profiles().iter().map(|path| path.display().to_string()).collect()
 }
 
 /// A profile that the schema must refuse.
@@ -116,8 +87,7 @@ fn sarif_is_valid() {
     let Some(checker) = tool("check-jsonschema") else { return };
     let schema = root().join(".tools/venv/share/sarif-schema-2.1.0.json");
     if !schema.is_file() {
-        let _ =
-            writeln!(std::io::stderr(), "\nskipped: the SARIF schema is not there; `.ci/install-tools` installs it");
+        skipped("the SARIF schema is not there; `.ci/install-tools` installs it");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");

@@ -52,6 +52,9 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
                 Some(near) if arguments.key.is_none() => {
                     bail!("there is no rule `{subject}`, did you mean `{near}`? As a profile: {error}")
                 }
+                None if arguments.key.is_none() => {
+                    bail!("{error}; nor is it the code of a rule: `gemma4ctl explain --rules` lists those")
+                }
                 _ => return Err(error),
             }
         }

@@ -209,10 +209,14 @@ fn memory(output: &mut Output, plan: &Plan) {
     for line in legend.chunks(entries) {
         output.line(format!("{:<INDENT$}{}", "", line.join("  ")));
     }
-    let (style, verdict) = if memory.fits {
-        (colour(AnsiColor::Green).bold(), "fits".to_owned())
-    } else {
-        (colour(AnsiColor::Red).bold(), format!("does not fit: {}", memory.reasons.join("; ")))
+    let errors = plan.diagnostics.iter().any(|finding| finding.severity == Severity::Error);
+    let (style, verdict) = match (memory.fits, errors) {
+        (true, false) => (colour(AnsiColor::Green).bold(), "fits".to_owned()),
+        (true, true) => (
+            colour(AnsiColor::Yellow).bold(),
+            "would fit as drawn here, but the profile has errors: what is wrong in it is left out".to_owned(),
+        ),
+        (false, _) => (colour(AnsiColor::Red).bold(), format!("does not fit: {}", memory.reasons.join("; "))),
     };
     let width = output.width().max(INDENT + 20) - INDENT;
     for line in wrap(&verdict, width) {

@@ -146,4 +146,12 @@ pub fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, choice)| choice)
+        .or_else(|| longer(&word, choices))
+}
+
+/// The only one of `choices` that ends in `word`, as `hbm_utilization` does in `utilization`.
+fn longer<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
+    let ending = format!("_{word}");
+    let mut matches = choices.iter().filter(|choice| word.len() >= 4 && choice.replace('-', "_").ends_with(&ending));
+    matches.next().filter(|_| matches.next().is_none()).copied()
 }
