@@ -212,7 +212,7 @@ fn a_launch_from_beginning_to_end() {
     let outcome = machine.apply(&["--yes"]).is(0, "create  test-launch");
     assert_eq!(outcome.stdout.lines().last(), Some(machine.url().as_str()), "{}", outcome.all());
     assert_eq!(machine.record()["status"], "running");
-    assert_eq!(machine.record()["container"], "fake-id");
+    assert_eq!(machine.record()["ids"]["container"], "fake-id");
     assert!(machine.folder.path().join("weights").is_dir(), "the folders of the volumes are made");
     assert_eq!(machine.changes(), ["run"]);
 
@@ -223,12 +223,18 @@ fn a_launch_from_beginning_to_end() {
     assert!(machine.run(&["status"]).is(0, "").stdout.contains("running and healthy"));
     let status = machine.run(&["status", NAME, "--format", "json"]).is(0, "");
     let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("JSON");
-    assert_eq!(status["launches"][0]["digest"], status["launches"][0]["container_digest"]);
+    assert_eq!(status["launches"][0]["digest"], status["launches"][0]["running_digest"]);
     machine.run(&["logs", NAME]).is(0, "the last line");
 
     let outcome = machine.apply(&["--yes", "--set", "scheduler.max_num_seqs=128"]).is(0, "replace test-launch");
     assert!(outcome.stderr.contains("scheduler.max_num_seqs"), "the difference is shown: {}", outcome.all());
-    assert_eq!(machine.changes(), ["rm", "run"]);
+    assert_eq!(machine.changes(), ["stop", "rm", "run"]);
+
+    // The plan's digest leaves out [deploy], and a change there is taken over all the same.
+    let other = ["--yes", "--set", "scheduler.max_num_seqs=128", "--set", "deploy.docker.shm_size=\"3gb\""];
+    machine.apply(&other).is(0, "other settings of `[deploy]`");
+    assert_eq!(machine.changes(), ["stop", "rm", "run"]);
+    machine.apply(&other).is(0, "nothing to do");
 
     machine.run(&["destroy", NAME]).is(2, "--yes");
     assert!(machine.fake("container").exists());
@@ -257,20 +263,20 @@ fn a_crash_is_understood() {
     machine.set_status("creating");
     machine.changes();
     assert!(machine.run(&["status", NAME]).is(0, "").stdout.contains("cut off"));
-    machine.apply(&[]).is(0, "was cut off; its container is there");
+    machine.apply(&[]).is(0, "was cut off; the container test-launch is there");
     assert!(machine.changes().is_empty());
     assert_eq!(machine.record()["status"], "running");
     // Of another plan: replaced.
     machine.set_status("creating");
     machine.apply(&["--yes", "--set", "scheduler.max_num_seqs=128"]).is(0, "replace");
-    assert_eq!(machine.changes(), ["rm", "run"]);
+    assert_eq!(machine.changes(), ["stop", "rm", "run"]);
     // Before docker run.
     machine.set_status("creating");
     for name in ["container", "running"] {
         std::fs::remove_file(machine.fake(name)).expect("a file");
     }
     assert!(machine.run(&["status"]).is(0, "").stdout.contains("gone"));
-    machine.apply(&["--yes"]).is(0, "there is no container");
+    machine.apply(&["--yes"]).is(0, "the container test-launch is not there");
     assert_eq!(machine.changes(), ["run"]);
     // Between the plan and the record: the plan is not the record's, and is not compared with.
     std::fs::write(machine.state("plan.json"), "{").expect("a plan");
@@ -291,7 +297,7 @@ fn killed_while_it_waits() {
         .spawn()
         .expect("the binary");
     for _ in 0..1000 {
-        if machine.state("launch.json").exists() && machine.record()["container"] == "fake-id" {
+        if machine.state("launch.json").exists() && machine.record()["ids"]["container"] == "fake-id" {
             break;
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -304,7 +310,7 @@ fn killed_while_it_waits() {
     assert_eq!(machine.record()["status"], "creating");
     machine.changes();
     std::fs::remove_file(machine.fake("mute")).expect("a file");
-    machine.apply(&[]).is(0, "was cut off; its container is there");
+    machine.apply(&[]).is(0, "was cut off; the container test-launch is there");
     assert!(machine.changes().is_empty());
     assert_eq!(machine.record()["status"], "running");
 }

@@ -10,10 +10,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::gcloud::check_call;
 use common::{Outcome, command, on_path, skipped};
 
-const SYNOPSIS: &str = include_str!("fixtures/gcloud/synopsis.txt");
-const WIDE_FLAGS: [&str; 4] = ["--project", "--quiet", "--format", "--flatten"];
 const PLACE: [&str; 2] = ["deploy.gcloud.project=example-project", "deploy.gcloud.zone=us-east5-b"];
 /// One v5e chip, which the TPU API alone creates.
 const V5E: [&str; 1] = ["hardware.accelerator=v5e-1"];
@@ -216,25 +215,6 @@ impl Rig {
     fn has_call(&self, words: &str) -> bool {
         self.calls().iter().any(|call| call.join(" ").starts_with(words))
     }
-}
-
-/// A call of gcloud names a known command, takes only flags that the command has, and leaves no place to chance.
-fn check_call(call: &[String]) {
-    let line = call.join(" ");
-    let (command, flags) = SYNOPSIS
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once(':'))
-        .find(|(command, _)| line.starts_with(&format!("{command} ")))
-        .unwrap_or_else(|| panic!("no synopsis for: gcloud {line}"));
-    let known: BTreeSet<&str> = flags.split_whitespace().chain(WIDE_FLAGS).collect();
-    let flags = call.iter().take_while(|word| *word != "--").filter(|word| word.starts_with("--"));
-    for flag in flags.clone() {
-        let name = flag.split('=').next().expect("a name");
-        assert!(known.contains(name), "`gcloud {command}` does not take {name}");
-    }
-    assert!(flags.clone().any(|flag| flag.starts_with("--project=")), "no project: {line}");
-    assert!(known.contains("!zone") || flags.clone().any(|flag| flag.starts_with("--zone=")), "no zone: {line}");
 }
 
 fn assert_flags(rig: &Rig, command: &str, expected: &[&str]) {

@@ -1,27 +1,76 @@
 //! From a plan to a running service, and back.
 //!
 //! A launch is a plan that was started somewhere under a name. What is to be done follows from three things: the record
-//! of the launch ([`state`]), what really runs, and the plan. Programs are started with argument arrays, never through
-//! a shell; secrets are fetched when they are needed and go into the environment of the one program that passes them
-//! on.
+//! of the launch ([`state`]), what really runs ([`Place::look`]), and the plan. Programs are started with argument
+//! arrays, never through a shell; secrets are fetched when they are needed and go through the environment or the
+//! standard input of the one program that passes them on.
 
-pub mod docker;
+mod completion;
+mod docker;
+mod error;
+mod gcloud;
+mod gke;
 mod http;
+mod run;
 mod secrets;
 pub mod state;
+mod tools;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use gemma4_plan::Plan;
-use thiserror::Error;
+use sha2::Digest as _;
 
-use state::{Launch, StateError, Status};
+pub use error::LaunchError;
+pub use run::{Attempt, carry_out};
+
+use crate::emit::{self, Service, Templates};
+use state::{Fingerprint, Launch, Status};
 
 /// Where a plan is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
     /// A container on this machine
     Docker,
+    /// A TPU machine in Google Cloud
+    Gcloud,
+    /// A node pool and pods in Google Kubernetes Engine
+    Gke,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Target; 3] = [Target::Docker, Target::Gcloud, Target::Gke];
+
+    /// Its name on the command line and in records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Target::Docker => "docker",
+            Target::Gcloud => "gcloud",
+            Target::Gke => "gke",
+        }
+    }
+
+    /// The target of that name.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|target| target.word() == word)
+    }
+
+    /// The name of a launch of `name` there. One profile can be launched at each target, so the names differ.
+    pub fn launch_name(self, name: &str) -> String {
+        match self {
+            Target::Docker => name.to_owned(),
+            Target::Gcloud | Target::Gke => format!("{name}.{}", self.word()),
+        }
+    }
+
+    /// The target that a launch's name is for.
+    pub fn of_launch(name: &str) -> Self {
+        let suffix = |target: &Target| name.ends_with(&format!(".{}", target.word()));
+        [Target::Gcloud, Target::Gke].into_iter().find(suffix).unwrap_or(Target::Docker)
+    }
 }
 
 /// What a launch needs.
@@ -31,142 +80,249 @@ pub enum Decision {
     Create,
     /// Something is there that has to go first.
     Replace(Reason),
+    /// What is there stays, and runs the plan from now on.
+    Update(Reason),
     /// The right thing runs already; it has to be seen to answer.
     Await,
     /// The right thing runs and answers.
     Nothing,
 }
 
-/// Why something is replaced.
+/// Why something is replaced or updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// It runs another plan.
     OtherPlan,
+    /// It runs the plan, with other settings of `[deploy]`.
+    OtherSettings,
     /// It runs the plan, but stopped.
     Stopped,
 }
 
-/// A container as Docker has it.
+/// How alive something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It is still being made.
+    Coming,
+    /// It is there; whether it answers is another question.
+    Up,
+    /// It does not come back by itself.
+    Ended,
+}
+
+/// What has the name of a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Its id.
+pub struct Found {
+    /// Its id, or its name where that is the id.
     pub id: String,
-    /// Whether it runs now.
-    pub running: bool,
-    /// How often Docker started it again.
-    pub restarts: u64,
-    /// What it last ended with.
-    pub exit_code: i64,
-    /// Digest of the plan that gemma4ctl started it with. Without one it is not ours.
+    /// How alive it is.
+    pub life: Life,
+    /// The target's own word for that.
+    pub state: String,
+    /// Digest of the plan that it runs, or its first digits. Without one it is not ours.
     pub digest: Option<String>,
 }
 
-/// Why a launch failed.
-#[derive(Debug, Error)]
-pub enum LaunchError {
-    /// A program is missing.
-    #[error("{tool} is not installed, or not on PATH; {help}")]
-    MissingTool {
-        /// Its name.
-        tool: &'static str,
-        /// How to get it.
-        help: &'static str,
+/// One look while waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It answers /health and completes.
+    Ready,
+    /// Not yet.
+    Waiting {
+        /// What is waited for. Another one starts the clock anew.
+        phase: &'static str,
+        /// Seconds that the phase may take.
+        limit: u64,
+        /// What there is to say.
+        text: String,
     },
-    /// A program failed.
-    #[error("`{command}` failed: {message}")]
-    Tool {
-        /// What was run, without arguments that say nothing.
-        command: String,
-        /// What it says.
-        message: String,
-    },
-    /// The container is somebody else's.
-    #[error(
-        "a container named {0} is there that gemma4ctl did not start, and it stays; rename it, remove it with `docker rm {0}`, or give the launch another name with `deploy.docker.name`"
-    )]
-    Foreign(String),
-    /// The name cannot be that of a container.
-    #[error(
-        "`{0}` cannot name a container: use letters, digits, `_`, `.` and `-`, two at least, a letter or digit first"
-    )]
-    Name(String),
-    /// A secret cannot be had.
-    #[error("the secret {name} is not there: {message}")]
-    Secret {
-        /// Its name in the profile.
-        name: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// A folder for the container cannot be made.
-    #[error("cannot make the folder {path}: {error}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the operating system says.
-        error: std::io::Error,
-    },
-    /// Another server has the port.
-    #[error("port {0} of this machine is taken; stop what listens there, or choose another `server.port`")]
-    PortTaken(u16),
-    /// The container ended before it answered.
-    #[error("the container {name} stopped before it was ready (exit code {code}); above are its last lines")]
-    Stopped {
-        /// Its name.
-        name: String,
-        /// Its exit code.
-        code: i64,
-    },
-    /// The container is not there any more.
-    #[error("the container {0} was removed by somebody else before it was ready")]
-    Gone(String),
-    /// It did not answer in time.
-    #[error(
-        "{name} was not ready after {seconds} s: {last}; it is left running: look at `gemma4ctl logs {name}`, `gemma4ctl apply` goes on waiting"
-    )]
-    NotReady {
-        /// Its name.
-        name: String,
-        /// How long it had.
-        seconds: u64,
-        /// What it said last.
-        last: String,
-    },
-    /// It answers, but will not complete.
-    #[error("{name} is up but refuses a completion (status {status}): {message}")]
-    Refused {
-        /// Its name.
-        name: String,
-        /// The HTTP status.
-        status: u16,
-        /// What it says.
-        message: String,
-    },
-    /// The record cannot be kept.
-    #[error(transparent)]
-    State(#[from] StateError),
 }
 
-/// What `plan` needs under `name`, where `answers` is whether the server says now that it is alive.
+/// How something is told of what happens.
+pub type Say<'a> = &'a mut dyn FnMut(&str);
+
+/// A place where one launch lives.
+pub trait Place {
+    /// What the service is.
+    fn service(&self) -> &Service;
+
+    /// Takes over what a record of it knows beyond the plan.
+    ///
+    /// # Errors
+    /// If the record is of another place than the one that the plan or the user's settings name now.
+    fn recall(&mut self, _ids: &BTreeMap<String, String>) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
+    /// What it is called in messages, such as `the container x`.
+    fn subject(&self) -> String;
+
+    /// What a plan makes of it, to tell changes of `[deploy]` from none.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// What is there under its name.
+    ///
+    /// # Errors
+    /// If that cannot be known, which is not the same as nothing.
+    fn look(&self) -> Result<Option<Found>, LaunchError>;
+
+    /// Whether the server says now that it is alive.
+    fn answers(&self, found: &Found) -> bool;
+
+    /// The error for something that is not ours.
+    fn foreign(&self) -> LaunchError;
+
+    /// How `found` comes to run the plan.
+    ///
+    /// # Errors
+    /// If something would be lost that may not come back.
+    fn change(&self, reason: Reason, found: &Found, recorded: Option<&Launch>) -> Result<Decision, LaunchError>;
+
+    /// Whatever can fail before anything changes.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    fn prepare(&mut self, decision: Decision, found: Option<&Found>) -> Result<(), LaunchError>;
+
+    /// Does what was decided. Not called for [`Decision::Nothing`] and [`Decision::Await`].
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    fn act(&mut self, decision: Decision, found: Option<&Found>, say: Say<'_>) -> Result<(), LaunchError>;
+
+    /// Ids that find it again, as far as they are known.
+    fn ids(&self) -> BTreeMap<String, String>;
+
+    /// Looks whether it is ready; an answer may take `left`.
+    ///
+    /// # Errors
+    /// If it will not become ready.
+    fn progress(&mut self, left: Duration, say: Say<'_>) -> Result<Progress, LaunchError>;
+
+    /// How long to rest between two looks.
+    fn pause(&self, waited: Duration) -> Duration;
+
+    /// How it is reached, where its address alone does not say.
+    fn reach(&self) -> Option<String> {
+        None
+    }
+
+    /// Prints what the service wrote.
+    ///
+    /// # Errors
+    /// If the program that does it cannot be started.
+    fn logs(&self, follow: bool) -> Result<ExitStatus, LaunchError>;
+
+    /// The name that has to be told before it is deleted, if a profile's name is not enough.
+    fn guard(&self) -> Option<&str> {
+        None
+    }
+
+    /// What deleting it deletes and keeps, a line each.
+    ///
+    /// # Errors
+    /// If that cannot be known.
+    fn deletions(&self, found: Option<&Found>) -> Result<Vec<String>, LaunchError>;
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    fn delete(&self, found: Option<&Found>, say: Say<'_>) -> Result<(), LaunchError>;
+}
+
+/// Name and place of a launch of `plan`.
 ///
 /// # Errors
-/// If the container is not ours: it is never touched.
+/// If the plan cannot be launched there, or the place is not known.
+pub fn open(plan: &Plan, target: Target) -> Result<(String, Box<dyn Place>), LaunchError> {
+    let templates = Templates::with_user_folder(None);
+    let (name, place): (String, Box<dyn Place>) = match target {
+        Target::Docker => {
+            let service = emit::container(plan, "docker")?;
+            (service.name.clone(), Box::new(docker::Docker::new(service)))
+        }
+        Target::Gcloud => {
+            let launch = emit::machine(plan, &templates)?;
+            (launch.machine.name.clone(), Box::new(gcloud::Gcloud::new(launch)?))
+        }
+        Target::Gke => {
+            let workload = emit::workload(plan, &templates)?;
+            (workload.gke.name.clone(), Box::new(gke::Gke::new(workload, plan)?))
+        }
+    };
+    if !state::is_name(&name) {
+        return Err(LaunchError::Name(name));
+    }
+    Ok((target.launch_name(&name), place))
+}
+
+/// The place of a recorded launch, with the plan that it runs.
+///
+/// # Errors
+/// If the target is not known, or the plan cannot be launched there any more.
+pub fn reopen(launch: &Launch, plan: &Plan) -> Result<Box<dyn Place>, LaunchError> {
+    let templates = Templates::with_user_folder(None);
+    match Target::of(&launch.target) {
+        Some(Target::Docker) | None => Ok(container(&launch.name, &launch.base_url)),
+        Some(Target::Gcloud) => Ok(Box::new(gcloud::Gcloud::at(emit::machine(plan, &templates)?, &launch.ids)?)),
+        Some(Target::Gke) => Ok(Box::new(gke::Gke::at(emit::workload(plan, &templates)?, plan, &launch.ids)?)),
+    }
+}
+
+/// The place of a container of which no more than the name is known, and perhaps where it answers.
+pub fn container(name: &str, base_url: &str) -> Box<dyn Place> {
+    Box::new(docker::Docker::named(name, base_url))
+}
+
+/// What `plan` needs, where `answers` says whether the server is alive now.
+///
+/// # Errors
+/// If what is there is not ours (it is never touched), or would be lost.
 pub fn decide(
-    name: &str,
+    place: &dyn Place,
     plan: &Plan,
     recorded: Option<&Launch>,
-    container: Option<&Container>,
-    answers: bool,
+    found: Option<&Found>,
 ) -> Result<Decision, LaunchError> {
-    let Some(container) = container else { return Ok(Decision::Create) };
-    let Some(digest) = &container.digest else { return Err(LaunchError::Foreign(name.to_owned())) };
-    if *digest != plan.digest {
-        return Ok(Decision::Replace(Reason::OtherPlan));
+    let Some(found) = found else { return Ok(Decision::Create) };
+    let Some(digest) = &found.digest else { return Err(place.foreign()) };
+    if !same_digest(digest, &plan.digest) {
+        return place.change(Reason::OtherPlan, found, recorded);
     }
-    if !container.running {
+    let recorded = recorded.filter(|launch| launch.digest == plan.digest);
+    if recorded.and_then(|launch| launch.fingerprint.as_ref()).is_some_and(|before| *before != place.fingerprint()) {
+        return place.change(Reason::OtherSettings, found, recorded);
+    }
+    if found.life == Life::Ended {
         return Ok(Decision::Replace(Reason::Stopped));
     }
     // A record that is behind (a crash, a failed wait) is brought up to date by waiting, which is short if it serves.
-    let known = recorded.is_some_and(|launch| launch.status == Status::Running && launch.digest == plan.digest);
-    Ok(if answers && known { Decision::Nothing } else { Decision::Await })
+    let known = recorded.is_some_and(|launch| launch.status == Status::Running);
+    Ok(if known && found.life == Life::Up && place.answers(found) { Decision::Nothing } else { Decision::Await })
+}
+
+/// Whether a digest, or as many digits of it as a label holds, is that of the plan.
+pub fn same_digest(found: &str, plan: &str) -> bool {
+    let digits = |text: &str| text.strip_prefix("sha256:").unwrap_or(text).to_owned();
+    let found = digits(found);
+    found.len() >= 12 && digits(plan).starts_with(&found)
+}
+
+/// How long to rest before a cloud is asked again: `GEMMA4CTL_POLL_SECONDS`, else a quarter of a minute.
+fn cloud_pause() -> Duration {
+    let seconds = std::env::var("GEMMA4CTL_POLL_SECONDS").ok().and_then(|text| text.parse::<f64>().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::from_secs(15))
+}
+
+/// SHA-256 of some texts, in hexadecimal digits.
+fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = sha2::Sha256::new();
+    for text in texts {
+        // The length keeps texts apart.
+        hasher.update(text.len().to_le_bytes());
+        hasher.update(text);
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -43,6 +43,7 @@ fn value(secret: &SecretUse) -> Result<String, LaunchError> {
         "gcp_secret" => {
             let mut command = Command::new("gcloud");
             command.args(["secrets", "versions", "access", "latest"]).arg(format!("--secret={reference}"));
+            command.args(secret.project.iter().map(|project| format!("--project={project}")));
             let output = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => LaunchError::MissingTool {
                     tool: "gcloud",

@@ -3,6 +3,7 @@
 //! Every file is written whole or not at all, the plan before the record that speaks of it, so a reader finds a state
 //! that it understands whenever the writer was killed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const FORMAT: &str = "gemma4ctl.launch/1";
 pub struct Launch {
     /// Format of the file.
     pub format: String,
-    /// Name of the launch and of its container.
+    /// Name of the launch.
     pub name: String,
     /// Where it was launched.
     pub target: String,
@@ -31,8 +32,21 @@ pub struct Launch {
     pub profile: String,
     /// Where the service answers.
     pub base_url: String,
-    /// The container's id, once there is one.
-    pub container: Option<String>,
+    /// What finds it again: the container's id; project, zone and machine; context, namespace and workload.
+    #[serde(default)]
+    pub ids: BTreeMap<String, String>,
+    /// What it was started with, once it was.
+    #[serde(default)]
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// Hashes of what a plan became where it was launched. They hold what the plan's digest leaves out: `[deploy]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Of what made the machine.
+    pub machine: String,
+    /// Of what runs on it.
+    pub service: String,
 }
 
 /// How far a launch came.
@@ -76,7 +90,7 @@ pub enum StateError {
     },
     /// The file holds something else.
     #[error(
-        "{path} is not a record of a launch that this gemma4ctl reads: {message}; `gemma4ctl destroy {name}` removes it, with its container"
+        "{path} is not a record of a launch that this gemma4ctl reads: {message}; `gemma4ctl destroy {name}` removes it"
     )]
     Foreign {
         /// The file.
@@ -102,7 +116,8 @@ impl Launch {
             digest: plan.digest.clone(),
             profile: plan.profile.name.clone(),
             base_url: base_url.to_owned(),
-            container: None,
+            ids: BTreeMap::new(),
+            fingerprint: None,
         }
     }
 }

@@ -7,9 +7,9 @@ use gemma4_plan::Plan;
 
 use super::output::note;
 use super::{FINDINGS, Output, plan, plan_text};
-use crate::apply::state::{self, Launch, Status, Store};
-use crate::apply::{Container, Decision, LaunchError, Reason, Target, decide, docker};
-use crate::emit::{self, EmitError, Service};
+use crate::apply::state::{Launch, Status, Store};
+use crate::apply::{self, Attempt, Decision, Found, LaunchError, Place, Reason, Target, decide};
+use crate::emit::{EmitError, Service};
 use crate::plan::diff;
 
 #[derive(Debug, clap::Args)]
@@ -31,25 +31,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<u8> {
-    let Target::Docker = arguments.target;
     let Some(plan) = plan::read_any(&arguments.profile, &arguments.set, output)? else { return Ok(FINDINGS) };
-    let service = match emit::container(&plan, "docker") {
-        Ok(service) => service,
-        Err(EmitError::Unfit(reasons)) => {
+    let (name, mut place) = match apply::open(&plan, arguments.target) {
+        Ok(found) => found,
+        Err(LaunchError::Plan(EmitError::Unfit(reasons))) => {
             note(&format!("error: the plan does not fit: {reasons}"));
             return Ok(FINDINGS);
         }
-        Err(error @ EmitError::Errors { .. }) => {
+        Err(LaunchError::Plan(error @ EmitError::Errors { .. })) => {
             note(&format!("error: {error}"));
             return Ok(FINDINGS);
         }
-        Err(error) => return Err(error.into()),
+        Err(LaunchError::Plan(error)) => return Err(error.into()),
+        Err(error @ LaunchError::Name(_)) => return Err(error.into()),
+        Err(error) => return launch_failed(&error.into()),
     };
-    if !state::is_name(&service.name) {
-        return Err(LaunchError::Name(service.name).into());
-    }
-    let limit = ready_seconds(service.ready_seconds)?;
-    match launch(arguments, &plan, &service, limit, output) {
+    let limit = ready_seconds()?;
+    match launch(arguments, &plan, &name, place.as_mut(), limit, output) {
         Err(error) if error.is::<LaunchError>() => launch_failed(&error),
         result => result,
     }
@@ -58,85 +56,102 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
 fn launch(
     arguments: &Arguments,
     plan: &Plan,
-    service: &Service,
-    limit: u64,
+    name: &str,
+    place: &mut dyn Place,
+    limit: Option<u64>,
     output: &mut Output,
 ) -> anyhow::Result<u8> {
     let store = Store::of_user().map_err(LaunchError::from)?;
     // What is only looked at is not kept from others.
-    let lock = if arguments.dry_run { None } else { Some(store.lock(&service.name).map_err(LaunchError::from)?) };
-    let recorded = store.read(&service.name).map_err(LaunchError::from)?;
-    let container = docker::inspect(&service.name)?;
-    let running = container.as_ref().is_some_and(|container| container.running);
-    let answers = running && docker::answers(&service.base_url);
-    let decision = decide(&service.name, plan, recorded.as_ref(), container.as_ref(), answers)?;
+    let lock = if arguments.dry_run { None } else { Some(store.lock(name).map_err(LaunchError::from)?) };
+    let recorded = store.read(name).map_err(LaunchError::from)?;
+    if let Some(before) = &recorded {
+        place.recall(&before.ids)?;
+    }
+    let found = place.look()?;
+    let decision = decide(place, plan, recorded.as_ref(), found.as_ref())?;
 
     let mut changes = Output::default();
-    describe(&mut changes, decision, plan, service, &store, recorded.as_ref(), container.as_ref());
+    describe(&mut changes, name, decision, plan, place, recorded.as_ref(), found.as_ref());
+    if let Some(before) = recorded.as_ref().and_then(|launch| store.plan(launch))
+        && before.digest != plan.digest
+    {
+        plan_text::difference(&mut changes, &before, plan, &diff::compare(&before, plan));
+    }
     if arguments.dry_run {
         output.push(&changes.take());
         return Ok(0);
     }
     note(changes.take().trim_end());
     if decision != Decision::Nothing {
-        if matches!(decision, Decision::Create | Decision::Replace(_)) && !arguments.yes && !ask("Do it?")? {
+        if decision != Decision::Await && !arguments.yes && !ask("Do it?")? {
             note("nothing was changed");
             return Ok(FINDINGS);
         }
-        docker::carry_out(decision, container.as_ref(), plan, service, &store, limit, &mut note)?;
-        note(&format!("{} is ready", service.name));
+        let mut launch = Launch::new(name, arguments.target.word(), plan, &place.service().base_url);
+        launch.fingerprint = recorded.and_then(|launch| launch.fingerprint);
+        let attempt = Attempt { plan, launch, store: &store, limit };
+        apply::carry_out(attempt, decision, found.as_ref(), place, &mut note)?;
+        note(&format!("{name} is ready"));
+    }
+    if let Some(command) = place.reach() {
+        note(&format!("reach it with `{command}`"));
     }
     drop(lock);
-    output.line(&service.base_url);
+    output.line(&place.service().base_url);
     Ok(0)
 }
 
 /// Says what is going to change.
 fn describe(
     output: &mut Output,
+    name: &str,
     decision: Decision,
     plan: &Plan,
-    service: &Service,
-    store: &Store,
+    place: &dyn Place,
     recorded: Option<&Launch>,
-    container: Option<&Container>,
+    found: Option<&Found>,
 ) {
-    let name = &service.name;
+    let subject = place.subject();
     if let Some(launch) = recorded
         && launch.status == Status::Creating
     {
-        let left = if container.is_some() { "its container is there" } else { "there is no container" };
-        output.line(format!("an earlier `gemma4ctl apply` of {name} was cut off; {left}"));
+        let left = if found.is_some() { "is there" } else { "is not there" };
+        output.line(format!("an earlier `gemma4ctl apply` of {name} was cut off; {subject} {left}"));
     }
     let digest = short(&plan.digest);
-    let image = service.image.as_deref().unwrap_or_default();
+    let Service { image, base_url, .. } = place.service();
+    let image = image.as_deref().unwrap_or_default();
+    let before = found.and_then(|found| found.digest.as_deref()).map(short).unwrap_or_default();
+    let why = |reason| match reason {
+        Reason::OtherPlan => format!("it runs {before}"),
+        Reason::OtherSettings => "it was started with other settings of `[deploy]`, or by another gemma4ctl".to_owned(),
+        Reason::Stopped => {
+            format!("it stopped ({})", found.map(|found| found.state.as_str()).unwrap_or_default())
+        }
+    };
     match decision {
         Decision::Nothing => output.line(format!("nothing to do: {name} runs {digest} and answers")),
         Decision::Await => output.line(format!("{name} runs {digest} already: waiting until it answers")),
-        Decision::Create => output.line(format!("create  {name}: {digest}, image {image}, {}", service.base_url)),
+        Decision::Create => output.line(format!("create  {name}: {digest}, image {image}, {base_url}, {subject}")),
         Decision::Replace(reason) => {
-            let before = container.and_then(|container| container.digest.as_deref()).map(short).unwrap_or_default();
-            let why = match reason {
-                Reason::OtherPlan => format!("it runs {before}"),
-                Reason::Stopped => "it stopped".to_owned(),
-            };
-            output.line(format!("replace {name}: {digest}, image {image}, {}; {why}", service.base_url));
+            output.line(format!("replace {name}: {digest}, image {image}, {base_url}; {}", why(reason)));
+            output.line(format!("        {subject} is deleted and made anew"));
         }
-    }
-    if let Some(before) = recorded.and_then(|launch| store.plan(launch))
-        && before.digest != plan.digest
-    {
-        plan_text::difference(output, &before, plan, &diff::compare(&before, plan));
+        Decision::Update(reason) => {
+            output.line(format!("update  {name}: {digest}, image {image}, {base_url}; {}", why(reason)));
+            output.line(format!("        {subject} stays"));
+        }
     }
 }
 
-/// How long to wait: what the plan says, or less.
-fn ready_seconds(plan: u64) -> anyhow::Result<u64> {
+/// How long to wait at most, if less than the plan says.
+fn ready_seconds() -> anyhow::Result<Option<u64>> {
     match std::env::var("GEMMA4CTL_READY_SECONDS") {
-        Err(_) => Ok(plan),
+        Err(_) => Ok(None),
         Ok(text) => {
-            let seconds: u64 = text.parse().context("GEMMA4CTL_READY_SECONDS is not a number of seconds")?;
-            Ok(seconds.min(plan))
+            let seconds = text.parse().context("GEMMA4CTL_READY_SECONDS is not a number of seconds")?;
+            Ok(Some(seconds))
         }
     }
 }
@@ -160,10 +175,26 @@ pub(super) fn short(digest: &str) -> String {
     digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(12).collect()
 }
 
-/// The name of the launch that `argument` means: one that is recorded, else the one that its profile would have.
+/// The name of the launch that `argument` means: one that is recorded, else one that its profile would have.
 pub(super) fn launch_name(store: &Store, argument: &str, output: &mut Output) -> anyhow::Result<String> {
+    let recorded = |names: &[&str]| -> Vec<String> {
+        let mut all: Vec<String> =
+            names.iter().flat_map(|name| Target::ALL.map(|target| target.launch_name(name))).collect();
+        all.sort();
+        all.dedup();
+        all.retain(|name| store.holds(name));
+        all
+    };
     if store.holds(argument) {
         return Ok(argument.to_owned());
+    }
+    let one_of = |found: Vec<String>| match <[String; 1]>::try_from(found) {
+        Ok([name]) => Ok(Some(name)),
+        Err(found) if found.is_empty() => Ok(None),
+        Err(found) => Err(anyhow::anyhow!("{argument} is launched more than once; say which: {}", found.join(", "))),
+    };
+    if let Some(name) = one_of(recorded(&[argument]))? {
+        return Ok(name);
     }
     let unknown = || {
         let names = store.names().unwrap_or_default();
@@ -171,11 +202,36 @@ pub(super) fn launch_name(store: &Store, argument: &str, output: &mut Output) ->
         format!("there is no launch `{argument}` ({known})")
     };
     let Some(plan) = plan::read_any(argument, &[], output).with_context(unknown)? else { bail!(unknown()) };
-    let name = Service::new(&plan).name;
-    if !state::is_name(&name) {
-        return Err(LaunchError::Name(name).into());
+    let service = Service::new(&plan);
+    let names = crate::emit::names(&plan);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    match one_of(recorded(&names))? {
+        Some(name) => Ok(name),
+        None if crate::apply::state::is_name(&service.name) => Ok(service.name),
+        None => Err(LaunchError::Name(service.name).into()),
     }
-    Ok(name)
+}
+
+/// The place of the launch `name`, whatever of its record can still be read. `None` for one that is not on this machine
+/// and of which nothing can be read.
+///
+/// # Errors
+/// If its plan cannot be launched any more.
+pub(super) fn reopen(
+    store: &Store,
+    name: &str,
+    launch: Option<&Launch>,
+) -> Result<Option<Box<dyn Place>>, LaunchError> {
+    let on_this_machine = match launch {
+        Some(launch) => launch.target == Target::Docker.word(),
+        None => Target::of_launch(name) == Target::Docker,
+    };
+    if on_this_machine {
+        let base_url = launch.map(|launch| launch.base_url.as_str()).unwrap_or_default();
+        return Ok(Some(apply::container(name, base_url)));
+    }
+    let Some(launch) = launch else { return Ok(None) };
+    store.plan(launch).map(|plan| apply::reopen(launch, &plan)).transpose()
 }
 
 /// What to say of a name that a profile gives and no launch has.

@@ -1,14 +1,14 @@
 //! `destroy NAME`.
 
-use super::apply::{ask, launch_failed, launch_name, not_launched};
+use super::apply::{ask, launch_failed, launch_name, not_launched, reopen};
 use super::output::note;
 use super::{FINDINGS, Output};
+use crate::apply::LaunchError;
 use crate::apply::state::Store;
-use crate::apply::{LaunchError, docker};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Name of a launch, or its profile
+    /// Name of a launch, or its profile; a queued resource only by its own name
     name: String,
     /// Do not ask
     #[arg(long)]
@@ -26,20 +26,34 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
 
 fn destroy(arguments: &Arguments, store: &Store, name: &str) -> anyhow::Result<u8> {
     let _lock = store.lock(name).map_err(LaunchError::from)?;
-    let container = docker::inspect(name)?;
-    let (ours, foreign) = match container {
-        Some(container) if container.digest.is_some() => (Some(container), false),
-        other => (None, other.is_some()),
-    };
+    let launch = store.read(name).ok().flatten();
     let recorded = store.holds(name);
-    if ours.is_none() && !recorded {
+    let place = reopen(store, name, launch.as_ref())?;
+    let found = match &place {
+        Some(place) => place.look()?,
+        None => None,
+    };
+    let ours = found.as_ref().is_some_and(|found| found.digest.is_some());
+    if !ours && !recorded {
         return Err(not_launched(&arguments.name, name));
     }
-    if ours.is_some() {
-        note(&format!("delete the container {name}"));
+    if let Some(guard) = place.as_ref().and_then(|place| place.guard())
+        && ours
+        && arguments.name != guard
+        && arguments.name != name
+    {
+        let subject = place.as_ref().map(|place| place.subject()).unwrap_or_default();
+        return Err(LaunchError::Kept {
+            what: format!("{subject} holds capacity that may take hours to get again, and stays"),
+            help: format!(
+                "`gemma4ctl destroy {guard}` deletes it, by its own name; `gemma4ctl apply` hands it another plan and keeps the capacity"
+            ),
+        }
+        .into());
     }
-    if foreign {
-        note(&format!("keep the container {name}: gemma4ctl did not start it"));
+    match &place {
+        Some(place) => place.deletions(found.as_ref())?.iter().for_each(|line| note(line)),
+        None => note(&format!("keep what may run: the record of {name} cannot be read, so it is not known where")),
     }
     if recorded {
         note(&format!("delete the record of the launch {name}"));
@@ -48,8 +62,8 @@ fn destroy(arguments: &Arguments, store: &Store, name: &str) -> anyhow::Result<u
         note("nothing was changed");
         return Ok(FINDINGS);
     }
-    if let Some(container) = ours {
-        docker::remove(&container)?;
+    if let Some(place) = &place {
+        place.delete(found.as_ref(), &mut note)?;
     }
     store.remove(name).map_err(LaunchError::from)?;
     note(&format!("{name} is gone"));

@@ -1,8 +1,9 @@
 //! `logs NAME`.
 
-use super::apply::{launch_failed, launch_name, not_launched};
+use anyhow::bail;
+
+use super::apply::{launch_failed, launch_name, not_launched, reopen};
 use super::{FINDINGS, Output};
-use crate::apply::docker;
 use crate::apply::state::Store;
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     if !store.holds(&name) {
         return Err(not_launched(&arguments.name, &name));
     }
-    match docker::logs(&name, arguments.follow) {
+    let launch = store.read(&name).ok().flatten();
+    let logs = match reopen(&store, &name, launch.as_ref()) {
+        Ok(Some(place)) => place.logs(arguments.follow),
+        Ok(None) => bail!("the record of {name} cannot be read, so it is not known where its logs are"),
+        Err(error) => Err(error),
+    };
+    match logs {
         Ok(status) => Ok(if status.success() { 0 } else { FINDINGS }),
         Err(error) => launch_failed(&error.into()),
     }

@@ -1,12 +1,14 @@
 //! `status [NAME]`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::apply::{launch_name, not_launched, short};
+use super::apply::{launch_name, not_launched, reopen, short};
 use super::output::note;
 use super::{Output, ResultFormat};
-use crate::apply::docker;
-use crate::apply::state::Store;
+use crate::apply::state::{Launch, Store};
+use crate::apply::{Found, Life, Place, same_digest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,9 +27,9 @@ struct Row {
     profile: Option<String>,
     digest: Option<String>,
     recorded: Option<&'static str>,
-    state: &'static str,
-    container_digest: Option<String>,
-    container: Option<String>,
+    state: String,
+    running_digest: Option<String>,
+    ids: BTreeMap<String, String>,
     url: Option<String>,
 }
 
@@ -66,30 +68,42 @@ fn look(store: &Store, name: String, problems: &mut Vec<String>) -> Row {
             None
         }
     };
-    let (state, container) = match docker::inspect(&name) {
+    let (state, running) = match observe(store, &name, launch.as_ref()) {
+        Ok(observed) => observed,
         Err(error) => {
-            problems.push(error.to_string());
-            ("unknown", None)
-        }
-        Ok(None) => ("gone", None),
-        Ok(Some(container)) if container.digest.is_none() => ("gone, its name is taken", None),
-        Ok(Some(container)) if !container.running => ("stopped", Some(container)),
-        Ok(Some(container)) => {
-            let answers = launch.as_ref().is_some_and(|launch| docker::answers(&launch.base_url));
-            (if answers { "running and healthy" } else { "running, not ready" }, Some(container))
+            problems.push(error);
+            ("unknown".to_owned(), None)
         }
     };
-    let (container, container_digest) = container.map(|container| (container.id, container.digest)).unzip();
     Row {
         target: launch.as_ref().map(|launch| launch.target.clone()),
         profile: launch.as_ref().map(|launch| launch.profile.clone()),
         digest: launch.as_ref().map(|launch| launch.digest.clone()),
         recorded: launch.as_ref().map(|launch| launch.status.word()),
+        ids: launch.as_ref().map(|launch| launch.ids.clone()).unwrap_or_default(),
         url: launch.map(|launch| launch.base_url),
         name,
         state,
-        container_digest: container_digest.flatten(),
-        container,
+        running_digest: running,
+    }
+}
+
+/// What a launch is now, in a word or two, and which plan it runs.
+fn observe(store: &Store, name: &str, launch: Option<&Launch>) -> Result<(String, Option<String>), String> {
+    let place = reopen(store, name, launch).map_err(|error| error.to_string())?;
+    let Some(place) = place else { return Err(format!("the record of {name} cannot be read")) };
+    let found = place.look().map_err(|error| error.to_string())?;
+    Ok((word(place.as_ref(), found.as_ref()), found.and_then(|found| found.digest)))
+}
+
+fn word(place: &dyn Place, found: Option<&Found>) -> String {
+    match found {
+        None => "gone".to_owned(),
+        Some(found) if found.digest.is_none() => "gone, its name is taken".to_owned(),
+        Some(Found { life: Life::Ended, state, .. }) => state.to_lowercase(),
+        Some(Found { life: Life::Coming, state, .. }) => format!("coming: {}", state.to_lowercase()),
+        Some(found) if place.answers(found) => "running and healthy".to_owned(),
+        Some(_) => "running, not ready".to_owned(),
     }
 }
 
@@ -101,7 +115,7 @@ fn table(output: &mut Output, rows: &[Row]) {
             row.name.clone(),
             or_unknown(row.target.clone()),
             or_unknown(row.digest.as_deref().map(short)),
-            row.state.to_owned(),
+            row.state.clone(),
             or_unknown(row.url.clone()),
         ]);
     }
@@ -118,19 +132,23 @@ fn detail(output: &mut Output, row: &Row) {
         ("name", Some(row.name.as_str())),
         ("profile", row.profile.as_deref()),
         ("target", row.target.as_deref()),
-        ("state", Some(row.state)),
+        ("state", Some(row.state.as_str())),
         ("recorded", row.recorded),
         ("url", row.url.as_deref()),
         ("digest", row.digest.as_deref()),
-        ("container", row.container.as_deref()),
     ];
     for (key, value) in lines {
         output.line(format!("{key:<10}  {}", value.unwrap_or("?")));
     }
+    for (key, value) in &row.ids {
+        output.line(format!("{key:<10}  {value}"));
+    }
     if row.recorded == Some("creating") {
         output.line("an apply was cut off, or is at work; `gemma4ctl apply` takes it from here");
     }
-    if let Some(running) = row.container_digest.as_deref().filter(|running| Some(*running) != row.digest.as_deref()) {
-        output.line(format!("the container runs another plan than the recorded one: {running}"));
+    if let (Some(running), Some(recorded)) = (&row.running_digest, &row.digest)
+        && !same_digest(running, recorded)
+    {
+        output.line(format!("what runs is another plan than the recorded one: {running}"));
     }
 }

@@ -19,6 +19,12 @@ use crate::profile::{Plane, Provisioning};
 
 const TARGET: &str = "gcloud";
 
+/// Name of the script that the machine starts with; the flags of a creation say it too.
+const STARTUP: &str = "startup.sh";
+
+/// The label of a machine that says which plan it runs: the beginning of the digest, as long as labels may be.
+pub const LABEL: &str = "gemma4ctl-plan";
+
 /// Images with the TPU driver; they have no Docker and a disk that is too small for an engine's image.
 const IMAGE_PROJECT: &str = "ubuntu-os-accelerator-images";
 const IMAGE_FAMILY: &str = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e";
@@ -49,62 +55,87 @@ struct Settings {
     subnetwork: Option<String>,
 }
 
-/// What the templates need beside the service.
-#[derive(Debug, Serialize)]
-struct Machine {
+/// What the templates need beside the service, and what `apply` does the same things with.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
     /// Name of the script, which is the plane's.
-    script: String,
+    pub script: String,
     /// Whether it is a queued resource.
-    queued: bool,
+    pub queued: bool,
     /// Name of the machine or of the queued resource.
-    name: String,
+    pub name: String,
     /// Name that ssh connects to.
-    target: String,
+    pub target: String,
     /// Project, if the plan says it.
-    project: Option<String>,
+    pub project: Option<String>,
     /// Zone, if the plan says it.
-    zone: Option<String>,
+    pub zone: Option<String>,
     /// Words after `gcloud` for the machine.
-    api: &'static str,
+    pub api: &'static str,
     /// Where its description has the state.
-    state: &'static str,
+    pub state: &'static str,
     /// The state in which the machine has booted.
-    up: &'static str,
+    pub up: &'static str,
     /// Flags that create it.
-    create: Vec<String>,
+    pub create: Vec<String>,
+    /// The label that says which plan it runs.
+    pub label: String,
     /// Words after `gcloud` that connect to it.
-    ssh: &'static str,
+    pub ssh: &'static str,
     /// Flags that connect to it.
-    ssh_flags: Vec<&'static str>,
+    pub ssh_flags: Vec<&'static str>,
     /// Flags of the firewall rule, if the port is opened.
-    firewall: Option<Vec<String>>,
+    pub firewall: Option<Vec<String>>,
     /// Whether capacity is waited for in a queue.
-    flex_start: bool,
+    pub flex_start: bool,
     /// Whether the machine has an address of its own on the internet.
-    external_ip: bool,
+    pub external_ip: bool,
     /// Seconds that `wait` gives capacity.
-    capacity_seconds: u64,
+    pub capacity_seconds: u64,
     /// Service and names of the quotas that it spends.
-    quota_service: &'static str,
-    quotas: Vec<Quota>,
+    pub quota_service: &'static str,
+    /// Those that it spends.
+    pub quotas: Vec<Quota>,
     /// Filter that finds zones with this machine.
-    zones: String,
+    pub zones: String,
     /// What runs on the machine to see whether it serves.
-    probe: String,
+    pub probe: String,
     /// What runs on the machine to show its logs.
-    logs: String,
+    pub logs: String,
     /// Registry of Google that wants the machine's own token.
-    registry: Option<String>,
+    pub registry: Option<String>,
 }
 
 /// A quota, or all with TPU in their name where the name is not known.
-#[derive(Debug, Serialize)]
-struct Quota {
-    id: Option<&'static str>,
-    note: String,
+#[derive(Debug, Clone, Serialize)]
+pub struct Quota {
+    /// Its name.
+    pub id: Option<&'static str>,
+    /// What it counts.
+    pub note: String,
+}
+
+/// A machine of a plan, with the script that it starts with.
+#[derive(Debug, Clone)]
+pub struct MachineLaunch {
+    /// The machine.
+    pub machine: Machine,
+    /// What runs on it.
+    pub service: Service,
+    /// The text of startup.sh.
+    pub startup: String,
 }
 
 pub(super) fn emit(plan: &Plan, templates: &Templates) -> Result<Vec<Artifact>, EmitError> {
+    let MachineLaunch { machine, service, startup } = launch(plan, templates)?;
+    let context = json!({ "plan": plan, "service": service, "gcloud": machine });
+    Ok(vec![
+        Artifact::script(format!("{}.sh", machine.script), templates.render("gcloud.sh.j2", &context)?),
+        Artifact::script(STARTUP, startup),
+    ])
+}
+
+pub(super) fn launch(plan: &Plan, templates: &Templates) -> Result<MachineLaunch, EmitError> {
     let accelerator = find(plan)?;
     let settings = settings(plan)?;
     let plane = settings.plane.or_else(|| accelerator.planes.first().copied());
@@ -142,10 +173,8 @@ pub(super) fn emit(plan: &Plan, templates: &Templates) -> Result<Vec<Artifact>, 
         }
     };
     let context = json!({ "plan": plan, "service": service, "gcloud": machine });
-    Ok(vec![
-        Artifact::script(format!("{}.sh", machine.script), templates.render("gcloud.sh.j2", &context)?),
-        Artifact::script("startup.sh", templates.render("startup.sh.j2", &context)?),
-    ])
+    let startup = templates.render("startup.sh.j2", &context)?;
+    Ok(MachineLaunch { machine, service, startup })
 }
 
 fn find(plan: &Plan) -> Result<Arc<Accelerator>, EmitError> {
@@ -306,7 +335,8 @@ fn queued_resource(
 fn common(plan: &Plan, settings: &Settings, service: &Service, mut create: Vec<String>) -> Machine {
     let name = machine_name(plan);
     let flex_start = settings.provisioning == Some(Provisioning::FlexStart);
-    create.push(format!("--labels=gemma4ctl-plan={}", short_digest(plan)));
+    let label = format!("{LABEL}={}", short_digest(plan));
+    create.push(format!("--labels={label}"));
     let firewall = (!settings.open_to.is_empty()).then(|| {
         create.push(format!("--tags={name}"));
         vec![
@@ -317,7 +347,7 @@ fn common(plan: &Plan, settings: &Settings, service: &Service, mut create: Vec<S
             format!("--target-tags={name}"),
         ]
     });
-    create.push("--metadata-from-file=startup-script=startup.sh".to_owned());
+    create.push(format!("--metadata-from-file=startup-script={STARTUP}"));
     let container = shell(&service.name);
     Machine {
         script: Plane::ComputeEngine.to_string(),
@@ -330,6 +360,7 @@ fn common(plan: &Plan, settings: &Settings, service: &Service, mut create: Vec<S
         state: "status",
         up: "RUNNING",
         create,
+        label,
         ssh: "compute ssh",
         ssh_flags: Vec::new(),
         firewall,

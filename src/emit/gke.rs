@@ -1,16 +1,20 @@
 //! Google Kubernetes Engine: a node pool, and manifests of what runs on it. A copy on one machine is a Deployment's pod,
 //! one on several machines a group of a LeaderWorkerSet.
 
+mod types;
+
 use std::collections::BTreeMap;
 
 use gemma4_plan::Plan;
-use serde::Serialize;
 use serde_json::json;
 
 use super::docker::containers_only;
 use super::service::{command, deploy_text};
 use super::{Artifact, EmitError, Service, Templates};
 use crate::catalog::{self, Accelerator, AcceleratorKind};
+
+use types::Pod;
+pub use types::{Gke, Mount, NodePool, Secret, Workload};
 
 const TARGET: &str = "gke";
 
@@ -27,113 +31,13 @@ const DEFAULT_HF_HOME: &str = "/root/.cache/huggingface";
 /// The period of the startup probe in seconds.
 const STARTUP_PERIOD: u64 = 10;
 
-/// What all templates of this target share.
-#[derive(Debug, Serialize)]
-struct Gke {
-    /// Comment at the top of each file.
-    header: Vec<String>,
-    /// Name of every object.
-    name: String,
-    namespace: String,
-    project: Option<String>,
-    /// Labels of every object.
-    labels: BTreeMap<&'static str, String>,
-    /// Labels of every pod.
-    identity: BTreeMap<&'static str, String>,
-    /// Labels of the pods that answer requests.
-    serving: BTreeMap<&'static str, String>,
-    replicas: u64,
-    max_replicas: u64,
-    /// What a pod asks for.
-    resource: &'static str,
-    /// All chips of a machine, as Kubernetes quantities are written.
-    chips: String,
-    node_selector: BTreeMap<&'static str, String>,
-    secrets: Vec<Secret>,
-    needs_gcloud: bool,
-    /// Whether /dev/shm is a volume in memory.
-    shm: bool,
-    /// Its size in bytes.
-    shm_size: Option<String>,
-    /// Folders on the claim.
-    mounts: Vec<Mount>,
-    /// Whether a mount needs the pod's name.
-    pod_name: bool,
-    claim: String,
-    /// Whether several machines write to the claim.
-    shared: bool,
-    storage: String,
-    storage_class: &'static str,
-    /// Whether the class has to be made.
-    new_class: bool,
-    /// The checkpoint, if it is a folder.
-    local_model: Option<String>,
-    startup_period: u64,
-    startup_failures: u64,
-    grace_seconds: u64,
-    scale_up_seconds: u64,
-}
-
-/// A secret in Kubernetes.
-#[derive(Debug, Serialize)]
-struct Secret {
-    /// Name in the profile.
-    name: String,
-    /// Name of the Kubernetes object.
-    object: String,
-    /// Key in it, and the variable that the engine reads.
-    variable: String,
-    kind: &'static str,
-    reference: String,
-    /// The path below the home folder, of a file that is named with `~/`.
-    in_home: Option<String>,
-}
-
-/// A folder of the claim in a container.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Mount {
-    path: String,
-    folder: &'static str,
-    /// Whether each pod has a folder of its own.
-    own: bool,
-}
-
-/// A kind of pod.
-#[derive(Debug, Serialize)]
-struct Pod {
-    labels: BTreeMap<&'static str, String>,
-    entrypoint: String,
-    arguments: Vec<String>,
-    env: BTreeMap<String, String>,
-    /// Whether it answers requests.
-    serves: bool,
-}
-
-/// The machines.
-#[derive(Debug, Serialize)]
-struct NodePool {
-    cluster: Option<String>,
-    location: Option<String>,
-    zone: Option<String>,
-    machine_type: Option<String>,
-    /// Type and number of the GPUs of a machine.
-    accelerator: Option<String>,
-    provisioning: String,
-    reservation: Option<String>,
-    /// Whether a workload policy takes the place of the topology.
-    policy: bool,
-    /// Arguments of every creation.
-    arguments: Vec<String>,
-    /// Arguments with a fixed number of machines, and the pools that are made.
-    fixed: Vec<String>,
-    fixed_pools: u64,
-    /// Arguments with a number that GKE chooses, and the pools that are made.
-    autoscaled: Vec<String>,
-    autoscaled_pools: u64,
-    always_autoscaled: bool,
-}
-
 pub(super) fn emit(plan: &Plan, templates: &Templates) -> Result<Vec<Artifact>, EmitError> {
+    let Workload { mut scripts, manifests, .. } = workload(plan, templates)?;
+    scripts.extend(manifests);
+    Ok(scripts)
+}
+
+pub(super) fn workload(plan: &Plan, templates: &Templates) -> Result<Workload, EmitError> {
     let accelerator = accelerator(plan)?;
     let service = containers_only(plan, TARGET)?;
     if plan.engine.kind == "bundled" {
@@ -147,11 +51,11 @@ pub(super) fn emit(plan: &Plan, templates: &Templates) -> Result<Vec<Artifact>, 
     let pool = node_pool(plan, &gke, &accelerator);
 
     let several = plan.hardware.hosts > 1;
-    let mut workload = json!({ "plan": plan, "service": service, "gke": gke });
+    let mut context = json!({ "plan": plan, "service": service, "gke": gke });
     for (role, pod) in [("server", server(plan, &service, &gke)), ("worker", worker(plan, &gke))] {
         let text = templates
             .render("gke-pod.yaml.j2", &json!({ "plan": plan, "service": service, "gke": gke, "pod": pod }))?;
-        workload[role] = text.trim_end().into();
+        context[role] = text.trim_end().into();
     }
     let mut names = Vec::new();
     if gke.namespace != "default" {
@@ -169,18 +73,17 @@ pub(super) fn emit(plan: &Plan, templates: &Templates) -> Result<Vec<Artifact>, 
         "networkpolicy.yaml",
         "inferencepool.yaml",
     ]);
-    workload["resources"] = json!(names);
-    workload["pool"] = json!(pool);
+    context["resources"] = json!(names);
+    context["pool"] = json!(pool);
 
-    let mut artifacts = vec![Artifact::script("node-pool.sh", templates.render("gke-node-pool.sh.j2", &workload)?)];
+    let mut scripts = vec![Artifact::script("node-pool.sh", templates.render("gke-node-pool.sh.j2", &context)?)];
     if !gke.secrets.is_empty() {
-        artifacts.push(Artifact::script("secret.sh", templates.render("gke-secret.sh.j2", &workload)?));
+        scripts.push(Artifact::script("secret.sh", templates.render("gke-secret.sh.j2", &context)?));
     }
     names.push("kustomization.yaml");
-    for name in names {
-        artifacts.push(Artifact::file(name, templates.render(&format!("gke-{name}.j2"), &workload)?));
-    }
-    Ok(artifacts)
+    let manifest = |name| Ok(Artifact::file(name, templates.render(&format!("gke-{name}.j2"), &context)?));
+    let manifests = names.into_iter().map(manifest).collect::<Result<_, EmitError>>()?;
+    Ok(Workload { gke, pool, service, manifests, scripts })
 }
 
 /// The chips of the plan, if GKE has them.
@@ -506,7 +409,7 @@ fn dashes(text: &str) -> String {
 }
 
 /// A name that every kind of object takes, with room for the endings of those that belong to it.
-fn object_name(service: &str) -> String {
+pub(super) fn object_name(service: &str) -> String {
     let mut name = dashes(service);
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         name = format!("gemma4-{name}");

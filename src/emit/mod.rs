@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use gemma4_plan::{Plan, Severity};
 use thiserror::Error;
 
+pub use gcloud::{LABEL as MACHINE_LABEL, Machine, MachineLaunch, Quota};
+pub use gke::{Gke, Mount, NodePool, Secret, Workload};
 pub use service::{SecretUse, Service, Volume};
 pub use templates::Templates;
 
@@ -182,6 +184,36 @@ pub fn emit(plan: &Plan, target: Target, templates: &Templates, allow_unfit: boo
 pub fn container(plan: &Plan, target: &'static str) -> Result<Service, EmitError> {
     refuse(plan, false)?;
     docker::containers_only(plan, target)
+}
+
+/// The machine of Google Cloud that a plan is launched on.
+///
+/// # Errors
+/// See [`EmitError`]: what `emit` refuses is refused here.
+pub fn machine(plan: &Plan, templates: &Templates) -> Result<MachineLaunch, EmitError> {
+    refuse(plan, false)?;
+    gcloud::launch(plan, templates)
+}
+
+/// What a plan is in a cluster of Google Kubernetes Engine.
+///
+/// # Errors
+/// See [`EmitError`]: what `emit` refuses is refused here.
+pub fn workload(plan: &Plan, templates: &Templates) -> Result<Workload, EmitError> {
+    refuse(plan, false)?;
+    gke::workload(plan, templates)
+}
+
+/// The names that launches of a plan have: the container's, the machine's, and that of the objects in a cluster.
+pub fn names(plan: &Plan) -> [String; 3] {
+    let service = Service::new(plan);
+    let object = gke::object_name(&service.name);
+    [service.name, service::machine_name(plan), object]
+}
+
+/// A word for a shell of another machine, in quotes where it needs them.
+pub fn shell_word(text: &str) -> String {
+    templates::shell(text)
 }
 
 /// Refuses plans that would not run.

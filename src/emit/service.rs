@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// A service as artifacts start it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Service {
     /// Name of container, unit and Kubernetes objects: letters, digits and dashes.
     pub name: String,
@@ -61,6 +61,8 @@ pub struct SecretUse {
     pub kind: &'static str,
     /// The secret's name, the variable's name, or the path.
     pub reference: String,
+    /// Project of a secret in Secret Manager, if the plan says it.
+    pub project: Option<String>,
 }
 
 /// A folder of the host in a container.
@@ -91,7 +93,7 @@ impl Service {
             entrypoint,
             arguments,
             env: plan.engine.env.clone(),
-            secrets: plan.secrets.iter().map(|(name, reference)| secret(name, reference)).collect(),
+            secrets: plan.secrets.iter().map(|(name, reference)| secret(plan, name, reference)).collect(),
             volumes: volumes(plan, share_dev_shm),
             shm_size: text("docker", "shm_size"),
             share_dev_shm,
@@ -189,7 +191,7 @@ fn name(profile: &str) -> String {
     if text.is_empty() { "gemma4".to_owned() } else { format!("gemma4-{text}") }
 }
 
-fn secret(name: &str, reference: &SecretRef) -> SecretUse {
+fn secret(plan: &Plan, name: &str, reference: &SecretRef) -> SecretUse {
     let variable = match name {
         "hf_token" => "HF_TOKEN".to_owned(),
         // vLLM reads this variable as it reads --api-key, which would stand in the process list.
@@ -201,7 +203,8 @@ fn secret(name: &str, reference: &SecretRef) -> SecretUse {
         SecretRef::Env { env } => ("env", env),
         SecretRef::File { file } => ("file", file),
     };
-    SecretUse { name: name.to_owned(), variable, kind, reference: reference.clone() }
+    let project = deploy_text(plan, "gcloud", "project");
+    SecretUse { name: name.to_owned(), variable, kind, reference: reference.clone(), project }
 }
 
 /// The folders that survive the container. What lies in the host's /dev/shm is there already when that is shared.
