@@ -1,0 +1,10 @@
+//! The crate from the outside, with XLA's CPU plugin.
+//!
+//! The plugin is the one that `GEMMA4CTL_PJRT_CPU` names or `cargo run -p gemma4-pjrt --example install-cpu` installed.
+
+mod buffers;
+mod custom_calls;
+mod executables;
+mod plugins;
+mod spmd;
+mod support;
