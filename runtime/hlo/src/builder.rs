@@ -151,6 +151,24 @@ impl Builder {
         Ok(shapes)
     }
 
+    /// The shapes of a fixed number of operands.
+    pub(crate) fn shapes_of<const N: usize>(&self, op: &str, operands: [Value; N]) -> Result<[Shape; N], HloError> {
+        let shapes = self.shapes(op, &operands)?;
+        // There is one shape an operand; said as an error all the same, because nothing here may panic.
+        shapes.try_into().map_err(|shapes: Vec<Shape>| {
+            let (found, wanted) = (size(shapes.len()), size(N));
+            self.error(op, &shapes, Problem::Count { what: "the number of operands", found, wanted })
+        })
+    }
+
+    /// The values, of which there must be `N`: the arguments of a body, or the results of an operation.
+    pub(crate) fn exactly<const N: usize>(&self, op: &str, values: &[Value]) -> Result<[Value; N], HloError> {
+        values.try_into().map_err(|_| {
+            let (found, wanted) = (size(values.len()), size(N));
+            self.error(op, &[], Problem::Count { what: "the number of values", found, wanted })
+        })
+    }
+
     /// Adds an operation of fixed arity with one result, whose shape and attributes `infer` works out.
     pub(crate) fn one<const N: usize>(
         &mut self,
@@ -158,13 +176,7 @@ impl Builder {
         operands: [Value; N],
         infer: impl FnOnce(&[Shape; N]) -> Result<(Shape, Attributes), Problem>,
     ) -> Result<Value, HloError> {
-        let shapes = self.shapes(op, &operands)?;
-        let given: Result<[Shape; N], _> = shapes.try_into();
-        let Ok(given) = given else {
-            // `shapes` returns one shape an operand; said as an error because nothing here may panic.
-            let problem = Problem::Count { what: "the number of operands", found: 0, wanted: size(N) };
-            return Err(self.error(op, &[], problem));
-        };
+        let given = self.shapes_of(op, operands)?;
         let (shape, attributes) = infer(&given).map_err(|problem| self.error(op, &given, problem))?;
         self.add_one(op, &operands, &given, attributes, Vec::new(), shape)
     }
@@ -180,8 +192,8 @@ impl Builder {
         shape: Shape,
     ) -> Result<Value, HloError> {
         let results = self.add_operation(op, operands, given, attributes, blocks, vec![shape])?;
-        let missing = || self.error(op, given, Problem::Count { what: "the number of results", found: 0, wanted: 1 });
-        results.first().copied().ok_or_else(missing)
+        let [result] = self.exactly(op, &results)?;
+        Ok(result)
     }
 
     /// Adds an operation. `op` without a dialect is of StableHLO.

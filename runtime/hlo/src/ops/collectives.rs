@@ -59,8 +59,8 @@ impl Builder {
     /// The groups do not hold each device once; the way to combine does not fit the element type.
     pub fn all_reduce(&mut self, operand: Value, groups: &Groups, combine: Combine) -> Result<Value, HloError> {
         let op = "all_reduce";
-        let given = self.shapes(op, &[operand])?;
-        let Some(from) = given.first().cloned() else { return Ok(operand) };
+        let [from] = self.shapes_of(op, [operand])?;
+        let given = [from.clone()];
         self.group_size(groups).and(combine.ordered()).map_err(|problem| self.error(op, &given, problem))?;
         let body = self.combination(op, combine, from.element())?;
         let attributes = self.channel(vec![("replica_groups", groups.mlir())], true);
@@ -70,11 +70,12 @@ impl Builder {
     /// The tensors of each group's devices one after the other along `dim`, in the order of the group.
     ///
     /// # Errors
-    /// The groups do not hold each device once; the dimension does not exist.
+    /// The groups do not hold each device once; the dimension does not exist or is empty.
     pub fn all_gather(&mut self, operand: Value, dim: usize, groups: &Groups) -> Result<Value, HloError> {
         let count = self.group_size(groups);
         let attributes = self.channel(vec![("all_gather_dim", integer(dim)), ("replica_groups", groups.mlir())], true);
         self.one("all_gather", [operand], |[from]| {
+            in_range("the size of a gathered dimension", from.dim(dim)?, 1, u64::MAX)?;
             let grown = from.dim(dim)?.checked_mul(count?).ok_or(Problem::Overflow { what: "the gathered size" })?;
             Ok((resized(from, &[(dim, grown)]), attributes))
         })
@@ -84,7 +85,7 @@ impl Builder {
     /// the group.
     ///
     /// # Errors
-    /// The groups do not hold each device once; the size of `dim` is no multiple of the group's.
+    /// The groups do not hold each device once; the size of `dim` is no multiple of the group's, or 0.
     pub fn reduce_scatter(
         &mut self,
         operand: Value,
@@ -93,8 +94,8 @@ impl Builder {
         combine: Combine,
     ) -> Result<Value, HloError> {
         let op = "reduce_scatter";
-        let given = self.shapes(op, &[operand])?;
-        let Some(from) = given.first().cloned() else { return Ok(operand) };
+        let [from] = self.shapes_of(op, [operand])?;
+        let given = [from.clone()];
         let shape = combine
             .ordered()
             .and_then(|()| divided(&from, dim, self.group_size(groups)?))
@@ -110,7 +111,7 @@ impl Builder {
     ///
     /// # Errors
     /// The groups do not hold each device once; a dimension does not exist; the size of `split_dim` is no multiple of the
-    /// group's.
+    /// group's, or 0.
     pub fn all_to_all(
         &mut self,
         operand: Value,
@@ -211,6 +212,7 @@ fn resized(from: &Shape, sizes: &[(usize, u64)]) -> Shape {
 /// `from` with dimension `dim` divided by `count`.
 fn divided(from: &Shape, dim: usize, count: u64) -> Result<Shape, Problem> {
     let found = from.dim(dim)?;
+    in_range("the size of a divided dimension", found, 1, u64::MAX)?;
     match found.checked_rem(count) {
         Some(0) => Ok(resized(from, &[(dim, found / count)])),
         _ => Err(Problem::List {

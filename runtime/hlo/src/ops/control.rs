@@ -51,11 +51,11 @@ impl Builder {
         let results = self.while_loop(
             &carried,
             |b, args| {
-                let counter = b.first("while", args)?;
-                b.compare(crate::Comparison::Lt, counter, limit)
+                let Some(counter) = args.first() else { return Err(b.no_counter()) };
+                b.compare(crate::Comparison::Lt, *counter, limit)
             },
             |b, args| {
-                let Some((counter, rest)) = args.split_first() else { return Ok(Vec::new()) };
+                let Some((counter, rest)) = args.split_first() else { return Err(b.no_counter()) };
                 let one = b.scalar(1_i32)?;
                 let next = b.add(*counter, one)?;
                 let results = body(b, *counter, rest)?;
@@ -63,6 +63,11 @@ impl Builder {
             },
         )?;
         Ok(results.into_iter().skip(1).collect())
+    }
+
+    /// A loop that lost its counter, which [`Builder::for_loop`] always carries.
+    fn no_counter(&self) -> HloError {
+        self.error("while", &[], Problem::Count { what: "the number of counters", found: 0, wanted: 1 })
     }
 
     /// What `yes` returns where `condition`, a scalar, is true, and what `no` returns otherwise. Only that one runs.

@@ -84,8 +84,8 @@ impl Builder {
     /// # Errors
     /// The dimension does not exist; the indices are no integers.
     pub fn take(&mut self, operand: Value, indices: Value, dim: usize) -> Result<Value, HloError> {
-        let shapes = self.shapes("gather", &[operand, indices])?;
-        let [from, at] = shapes.as_slice() else { return Ok(operand) };
+        let shapes = self.shapes_of("gather", [operand, indices])?;
+        let [from, at] = &shapes;
         from.dim(dim).map_err(|problem| self.error("gather", &shapes, problem))?;
         let mut slice_sizes = from.dims().to_vec();
         if let Some(slot) = slice_sizes.get_mut(dim) {
@@ -117,8 +117,8 @@ impl Builder {
         combine: Combine,
     ) -> Result<Value, HloError> {
         let op = "scatter";
-        let given = self.shapes(op, &[operand, indices, updates])?;
-        let [into, at, from] = given.as_slice() else { return Ok(operand) };
+        let given = self.shapes_of(op, [operand, indices, updates])?;
+        let [into, at, from] = &given;
         check_scatter(into, at, from, dims).map_err(|problem| self.error(op, &given, problem))?;
         let mut numbers = fields(&[
             ("update_window_dims", &dims.update_window_dims),
@@ -146,9 +146,9 @@ impl Builder {
         element: ElementType,
     ) -> Result<crate::builder::Block, HloError> {
         let scalar = Shape::scalar(element);
-        let (block, _) = self.body(op, "return", Sight::Own, &[scalar.clone(), scalar], |b, args| match args {
-            [old, new] => Ok(vec![combine.apply(b, *old, *new)?]),
-            _ => Ok(Vec::new()),
+        let (block, _) = self.body(op, "return", Sight::Own, &[scalar.clone(), scalar], |b, args| {
+            let [old, new] = b.exactly(op, args)?;
+            Ok(vec![combine.apply(b, old, new)?])
         })?;
         Ok(block)
     }

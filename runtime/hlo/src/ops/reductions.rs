@@ -2,7 +2,7 @@
 
 use super::{distinct_dims, element_is, in_range, other_dims, same_count, same_element, same_shape};
 use crate::attributes::array;
-use crate::builder::{Sight, size};
+use crate::builder::Sight;
 use crate::{Builder, Comparison, ElementType, HloError, Problem, Shape, Value};
 
 /// How two numbers become one, in reductions, scatters and collectives.
@@ -92,11 +92,12 @@ impl Builder {
     ) -> Result<Value, HloError> {
         let given = self.shapes("reduce", &[operand, start])?;
         combine.ordered().map_err(|problem| self.error("reduce", &given, problem))?;
-        let results = self.reduce_with(&[operand], &[start], dims, |b, args| match args {
-            [old, new] => Ok(vec![combine.apply(b, *old, *new)?]),
-            _ => Ok(Vec::new()),
+        let results = self.reduce_with(&[operand], &[start], dims, |b, args| {
+            let [old, new] = b.exactly("reduce", args)?;
+            Ok(vec![combine.apply(b, old, new)?])
         })?;
-        self.first("reduce", &results)
+        let [result] = self.exactly("reduce", &results)?;
+        Ok(result)
     }
 
     /// The sum over `dims`.
@@ -159,22 +160,16 @@ impl Builder {
         let places = self.iota(ElementType::S32, from.dims(), dim)?;
         let starts = [self.lowest(from.element(), &[])?, self.scalar(i32::MAX)?];
         let results = self.reduce_with(&[operand, places], &starts, &[dim], |b, args| {
-            let [old, old_place, new, new_place] = args else { return Ok(Vec::new()) };
-            let larger = b.compare(Comparison::Gt, *new, *old)?;
-            let equal = b.compare(Comparison::Eq, *new, *old)?;
-            let earlier = b.compare(Comparison::Lt, *new_place, *old_place)?;
+            let [old, old_place, new, new_place] = b.exactly("argmax", args)?;
+            let larger = b.compare(Comparison::Gt, new, old)?;
+            let equal = b.compare(Comparison::Eq, new, old)?;
+            let earlier = b.compare(Comparison::Lt, new_place, old_place)?;
             let first = b.and(equal, earlier)?;
             let better = b.or(larger, first)?;
-            Ok(vec![b.select(better, *new, *old)?, b.select(better, *new_place, *old_place)?])
+            Ok(vec![b.select(better, new, old)?, b.select(better, new_place, old_place)?])
         })?;
-        match results.as_slice() {
-            [largest, place] => Ok((*largest, *place)),
-            _ => Err(self.error(
-                "argmax",
-                &[from],
-                Problem::Count { what: "the number of results", found: 0, wanted: 2 },
-            )),
-        }
+        let [largest, place] = self.exactly("argmax", &results)?;
+        Ok((largest, place))
     }
 
     /// The running sum along `dim`, each element included, in ceil(log2(size)) shifted additions: exact for
@@ -200,12 +195,6 @@ impl Builder {
             shift = shift.saturating_mul(2);
         }
         Ok(sum)
-    }
-
-    /// The first of an operation's results.
-    pub(super) fn first(&self, op: &str, results: &[Value]) -> Result<Value, HloError> {
-        let problem = Problem::Count { what: "the number of results", found: size(results.len()), wanted: 1 };
-        results.first().copied().ok_or_else(|| self.error(op, &[], problem))
     }
 }
 

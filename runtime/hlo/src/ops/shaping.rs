@@ -200,11 +200,10 @@ impl Builder {
         let op = "dynamic_update_slice";
         let operands: Vec<Value> = [operand, update].into_iter().chain(starts.iter().copied()).collect();
         let given = self.shapes(op, &operands)?;
-        let [into, block, ..] = given.as_slice() else { return Ok(operand) };
-        let checked = same_element(block, into).and_then(|()| dynamic_block(&given, 2, block.dims()));
+        let [into, block] = self.shapes_of(op, [operand, update])?;
+        let checked = same_element(&block, &into).and_then(|()| dynamic_block(&given, 2, block.dims()));
         checked.map_err(|problem| self.error(op, &given, problem))?;
-        let shape = into.clone();
-        self.add_one(op, &operands, &given, Vec::new(), Vec::new(), shape)
+        self.add_one(op, &operands, &given, Vec::new(), Vec::new(), into)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{element_is, in_range, same_shape};
 use crate::attributes::integer;
-use crate::builder::{Sight, size};
+use crate::builder::Sight;
 use crate::{Builder, Comparison, ElementType, HloError, Problem, Shape, Value};
 
 impl Builder {
@@ -53,18 +53,11 @@ impl Builder {
             .and_then(|()| in_range("the count", count, 0, from.dim(dim)?));
         checked.map_err(|problem| self.error("top_k", std::slice::from_ref(&from), problem))?;
         let places = self.iota(ElementType::S32, from.dims(), dim)?;
-        let sorted = self.sort(&[operand, places], dim, true, |b, args| match args {
-            [left, right, ..] => b.compare(Comparison::Gt, *left, *right),
-            _ => b.first("sort", args),
+        let sorted = self.sort(&[operand, places], dim, true, |b, args| {
+            let [left, right, _, _] = b.exactly("top_k", args)?;
+            b.compare(Comparison::Gt, left, right)
         })?;
-        let [numbers, places] = sorted.as_slice() else {
-            let found = size(sorted.len());
-            return Err(self.error(
-                "top_k",
-                &[from],
-                Problem::Count { what: "the number of results", found, wanted: 2 },
-            ));
-        };
-        Ok((self.slice_dim(*numbers, dim, 0, count)?, self.slice_dim(*places, dim, 0, count)?))
+        let [numbers, places] = self.exactly("top_k", &sorted)?;
+        Ok((self.slice_dim(numbers, dim, 0, count)?, self.slice_dim(places, dim, 0, count)?))
     }
 }
