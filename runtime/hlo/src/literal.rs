@@ -44,9 +44,13 @@ native! {
 }
 
 /// A number as a literal of `element`: f32, bf16 and f16 round to nearest even; integers, truth values (0 or 1) and
-/// 8-bit floats must hold the number exactly.
+/// 8-bit floats must hold the number exactly. NaN is refused.
 pub(crate) fn number(value: f64, element: ElementType) -> Result<String, Problem> {
     let refused = Problem::NotRepresentable { value, element };
+    if value.is_nan() {
+        // The bits of a converted NaN differ between machines, and the text must not.
+        return Err(refused);
+    }
     // A finite number that rounds to infinity would be a silent error.
     let finite = |rounded: f64, literal: String| {
         if rounded.is_finite() || !value.is_finite() { Ok(literal) } else { Err(refused.clone()) }

@@ -49,7 +49,7 @@ impl Builder {
     /// to nearest even; other types must hold the number exactly.
     ///
     /// # Errors
-    /// The element type cannot hold the number; the size cannot be counted.
+    /// The element type cannot hold the number, or it is NaN; the size cannot be counted.
     pub fn number(&mut self, value: f64, element: ElementType, dims: &[u64]) -> Result<Value, HloError> {
         let literal = number(value, element).map_err(|problem| self.error("constant", &[], problem))?;
         self.dense(&literal, Shape::new(element, dims))
