@@ -487,13 +487,12 @@ fn a_user_can_add_to_the_catalog() {
 }
 
 /// The configuration of a tiny checkpoint.
-const CONFIG: &str = include_str!("../runtime/gemma4/tests/fixtures/tiny-e2b/published.json");
+const CONFIG: &str = include_str!("fixtures/gemma4/tiny-e2b/bf16/config.json");
 
 /// A checkpoint with the tensors of that configuration, all zero.
 fn checkpoint() -> Vec<u8> {
     let tensors: std::collections::BTreeMap<String, (String, Vec<u64>)> =
-        serde_json::from_str(include_str!("../runtime/gemma4/tests/fixtures/tiny-e2b/tensors.json"))
-            .expect("the tensors");
+        serde_json::from_str(include_str!("../runtime/gemma4/tests/tensor_lists/tiny-e2b.json")).expect("the tensors");
     let mut header = serde_json::Map::new();
     let mut at = 0;
     for (name, (dtype, shape)) in tensors {

@@ -8,7 +8,8 @@
 //! * [`tensors`]: names, shapes and roles of all tensors of a checkpoint, and parameter counts
 //! * [`sharding`]: the bundled engine's manual tensor parallelism
 //! * [`kv`]: pages of the KV cache
-//! * [`checkpoint`]: headers of safetensors files
+//! * [`checkpoint`]: headers of safetensors files, and which of their tensors belong to the model
+//! * [`weights`]: the weights themselves, cut for each device
 //!
 //! Dimension names used in the documentation: `V` vocabulary, `H` hidden size, `L` layers, `P` width of the per-layer
 //! embeddings, `I` width of an MLP, `E` experts, `D` width of a vision or audio tower, `W` the sliding window in tokens.
@@ -19,6 +20,7 @@ mod dtype;
 pub mod kv;
 pub mod sharding;
 pub mod tensors;
+pub mod weights;
 
 pub use config::{AttentionKind, Config, ConfigError, RawConfig};
 pub use dtype::{DType, UnknownDType};

@@ -4,19 +4,22 @@
 //! names within the folder, so a hostile index cannot point elsewhere.
 
 mod header;
+mod index;
 mod matching;
+mod problems;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::config::{Config, ConfigError};
 
+use index::IndexError;
+
 pub use header::{HeaderError, HeaderTensor, MAX_HEADER_BYTES, MAX_RANK, header_of, read_header};
-pub use matching::{Mismatch, mismatches};
+pub use matching::{Ignored, IgnoredBecause, Matched, Matching, STORED_TYPES, Selection, match_tensors};
+pub use problems::{Found, Problems};
 
 /// The longest `config.json` that is accepted, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -34,6 +37,8 @@ pub struct LocalCheckpoint {
     pub config_bytes: Vec<u8>,
     /// The files, in the order of their names.
     pub shards: Vec<Shard>,
+    /// Other safetensors files of the folder, by name. Nothing in them belongs to the checkpoint.
+    pub unread: Vec<String>,
 }
 
 /// One file of a checkpoint.
@@ -55,11 +60,10 @@ impl LocalCheckpoint {
         tensors
     }
 
-    /// Where the checkpoint differs from what its configuration says it holds.
+    /// Which tensors belong to the model, and what does not fit.
     #[must_use]
-    pub fn mismatches(&self) -> Vec<Mismatch> {
-        let tensors = self.shards.iter().flat_map(|shard| &shard.tensors);
-        mismatches(&self.config, tensors)
+    pub fn matching(&self, selection: Selection) -> Matching {
+        match_tensors(&self.config, selection, &self.shards)
     }
 }
 
@@ -123,6 +127,14 @@ pub enum CheckpointError {
         /// Name of the tensor.
         tensor: String,
     },
+    /// A file that by its name is part of the checkpoint, and that the index leaves out.
+    #[error("{}: `{file}` lies beside it and is not mentioned; the index or the file is of another download", path.display())]
+    NotInIndex {
+        /// The index.
+        path: PathBuf,
+        /// Name of the file.
+        file: String,
+    },
     /// A tensor of the same name is in an earlier file.
     #[error("{}: `{tensor}` is also in another file of the checkpoint", path.display())]
     InTwoShards {
@@ -150,74 +162,90 @@ pub enum CheckpointError {
 /// # Errors
 /// [`CheckpointError`], always with the path of the file.
 pub fn local(folder: &Path) -> Result<LocalCheckpoint, CheckpointError> {
+    let checkpoint = read_folder(folder, &mut header_of_file)?;
+    let mut seen = BTreeSet::new();
+    for shard in &checkpoint.shards {
+        if let Some(twice) = shard.tensors.iter().find(|tensor| !seen.insert(&tensor.name)) {
+            let (path, tensor) = (shard.path.clone(), twice.name.clone());
+            return Err(CheckpointError::InTwoShards { path, tensor });
+        }
+    }
+    Ok(checkpoint)
+}
+
+/// Reads the header of one file.
+type ReadHeader<'a> = &'a mut dyn FnMut(&Path) -> Result<Vec<HeaderTensor>, CheckpointError>;
+
+/// [`local`] with headers read by the caller, in the order of the shards. Leaves tensors that two files have to the caller.
+pub(crate) fn read_folder(folder: &Path, read: ReadHeader<'_>) -> Result<LocalCheckpoint, CheckpointError> {
     let path = folder.join(CONFIG);
     let config_bytes = read_bounded(&path, MAX_CONFIG_BYTES)?;
     let config = Config::from_json(&config_bytes).map_err(|source| CheckpointError::Config { path, source })?;
-    let single = folder.join(SINGLE);
+    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    let mut unread = weight_files(folder)?;
     let shards = if single.is_file() {
-        vec![shard(single)?]
+        vec![Shard { tensors: read(&single)?, path: single }]
+    } else if index.is_file() {
+        indexed(folder, &index, read)?
     } else {
-        let index = folder.join(INDEX);
-        if !index.is_file() {
-            return Err(CheckpointError::NoWeights { path: folder.to_owned() });
-        }
-        indexed(folder, &index)?
+        return Err(CheckpointError::NoWeights { path: folder.to_owned() });
     };
-    Ok(LocalCheckpoint { config, config_bytes, shards })
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-fn indexed(folder: &Path, index: &Path) -> Result<Vec<Shard>, CheckpointError> {
-    let bytes = read_bounded(index, MAX_HEADER_BYTES)?;
-    let parsed: Result<Index, _> = serde_json::from_slice(&bytes);
-    let Index { weight_map } = parsed.map_err(|source| CheckpointError::Index { path: index.to_owned(), source })?;
-    let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (tensor, file) in &weight_map {
-        by_file.entry(file).or_default().push(tensor);
+    let is_read = |name: &String| shards.iter().any(|shard| shard.path.ends_with(name));
+    unread.retain(|name| !is_read(name));
+    let is_single = shards.iter().any(|shard| shard.path.ends_with(SINGLE));
+    if let Some(part) = unread.iter().find(|name| !is_single && is_numbered_part(name)) {
+        return Err(CheckpointError::NotInIndex { path: index, file: part.clone() });
     }
-    let mut seen = BTreeSet::new();
+    Ok(LocalCheckpoint { config, config_bytes, shards, unread })
+}
+
+fn indexed(folder: &Path, index: &Path, read: ReadHeader<'_>) -> Result<Vec<Shard>, CheckpointError> {
+    let by_file = index::parse(&read_bounded(index, MAX_HEADER_BYTES)?).map_err(|error| {
+        let path = index.to_owned();
+        match error {
+            IndexError::Json(source) => CheckpointError::Index { path, source },
+            IndexError::FileName(file) => CheckpointError::ShardName { path, file },
+        }
+    })?;
     let mut shards: Vec<Shard> = Vec::with_capacity(by_file.len());
-    for (file, tensors) in by_file {
-        if !is_plain_name(file) {
-            let (path, file) = (index.to_owned(), file.to_owned());
-            return Err(CheckpointError::ShardName { path, file });
+    for (file, listed) in by_file {
+        let path = folder.join(file);
+        let tensors = read(&path)?;
+        let names: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        if let Some(absent) = listed.into_iter().find(|name| !names.contains(name.as_str())) {
+            return Err(CheckpointError::NotInShard { path, tensor: absent });
         }
-        let shard = shard(folder.join(file))?;
-        let mut names: Vec<&str> = shard.tensors.iter().map(|t| t.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(absent) = tensors.iter().find(|name| names.binary_search(name).is_err()) {
-            let (path, tensor) = (shard.path, (*absent).to_owned());
-            return Err(CheckpointError::NotInShard { path, tensor });
-        }
-        let twice = names.into_iter().find(|name| !seen.insert((*name).to_owned()));
-        if let Some(tensor) = twice.map(str::to_owned) {
-            return Err(CheckpointError::InTwoShards { path: shard.path, tensor });
-        }
-        shards.push(shard);
+        shards.push(Shard { path, tensors });
     }
     Ok(shards)
 }
 
-/// A name without folders. Backslashes and colons count as separators everywhere, so that an index means the same on
-/// every system.
-fn is_plain_name(file: &str) -> bool {
-    !matches!(file, "" | "." | "..") && !file.contains(['/', '\\', ':', '\0'])
+/// Names of the safetensors files of a folder, sorted.
+fn weight_files(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    let unreadable = |source| CheckpointError::Read { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
+        if Path::new(&name).extension().is_some_and(|extension| extension == "safetensors") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
-fn shard(path: PathBuf) -> Result<Shard, CheckpointError> {
-    let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (bytes, file) = match opened {
-        Ok(opened) => opened,
-        Err(source) => return Err(CheckpointError::Read { path, source }),
-    };
-    match read_header(file, bytes) {
-        Ok(tensors) => Ok(Shard { path, tensors }),
-        Err(source) => Err(CheckpointError::Header { path, source }),
-    }
+/// Whether a name is of the form `model-00001-of-00002.safetensors`.
+fn is_numbered_part(name: &str) -> bool {
+    let middle = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+    let numbers = middle.and_then(|middle| middle.split_once("-of-"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(part, parts)| is_number(part) && is_number(parts))
+}
+
+fn header_of_file(path: &Path) -> Result<Vec<HeaderTensor>, CheckpointError> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (bytes, file) = opened.map_err(|source| CheckpointError::Read { path: path.to_owned(), source })?;
+    read_header(file, bytes).map_err(|source| CheckpointError::Header { path: path.to_owned(), source })
 }
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use gemma4_model::DType;
-use gemma4_model::checkpoint::{CheckpointError, HeaderError, Mismatch, header_of, local, read_header};
+use gemma4_model::checkpoint::{CheckpointError, HeaderError, Selection, header_of, local, read_header};
 use serde_json::{Value, json};
 
 use crate::data::{FIXTURES, Fixture};
@@ -123,7 +123,7 @@ fn a_folder_with_one_file() {
         write(&folder.join("model.safetensors"), &tensors.iter().collect());
         let checkpoint = local(&folder).expect("a checkpoint");
         assert_eq!(checkpoint.config_bytes, fixture.published);
-        assert_eq!(checkpoint.mismatches(), []);
+        assert_eq!(checkpoint.matching(Selection::ALL).problems.count(), 0);
         let found = checkpoint.sorted_tensors();
         assert!(found.iter().map(|t| &t.name).eq(tensors.keys()));
     }
@@ -152,7 +152,7 @@ fn a_folder_with_an_index() {
     let folder = sharded("sharded", |_| {});
     let checkpoint = local(&folder).expect("a checkpoint");
     assert_eq!(checkpoint.shards.len(), 2);
-    assert_eq!(checkpoint.mismatches(), []);
+    assert_eq!(checkpoint.matching(Selection::ALL).problems.count(), 0);
     assert_eq!(checkpoint.sorted_tensors().len(), list(&FIXTURES[2]).len());
 }
 
@@ -182,6 +182,20 @@ fn a_hostile_index_is_refused() {
     index["weight_map"][norm] = json!("model-3.safetensors");
     fs::write(&path, index.to_string()).expect("written");
     assert!(matches!(local(&folder), Err(CheckpointError::InTwoShards { .. })));
+    let folder = sharded("listed-twice", |_| {});
+    let path = folder.join("model.safetensors.index.json");
+    let text = fs::read_to_string(&path).expect("read");
+    let again = format!(r#"{{"weight_map":{{"{norm}":"model-1.safetensors","#);
+    let text = text.replacen(r#"{"metadata":{"total_size":1},"weight_map":{"#, &again, 1);
+    fs::write(&path, text).expect("written");
+    let error = local(&folder).expect_err("listed twice");
+    assert!(matches!(&error, CheckpointError::Index { source, .. } if source.to_string().contains(norm)), "{error:?}");
+    let folder = sharded("left-out", |_| {});
+    fs::copy(folder.join("model-2.safetensors"), folder.join("other.safetensors")).expect("copied");
+    assert_eq!(local(&folder).expect("other files do not count").unread, ["other.safetensors"]);
+    fs::copy(folder.join("model-2.safetensors"), folder.join("model-00003-of-00003.safetensors")).expect("copied");
+    let error = local(&folder).expect_err("a part that the index leaves out");
+    assert!(matches!(&error, CheckpointError::NotInIndex { file, .. } if file == "model-00003-of-00003.safetensors"));
     let folder = sharded("no-map", |index| *index = json!({"weight_map": [1]}));
     assert!(matches!(local(&folder), Err(CheckpointError::Index { .. })));
 }
@@ -213,10 +227,11 @@ fn differences_between_files_and_configuration_are_listed() {
     tensors.insert(name.clone(), ("BF16".to_owned(), vec![1024, 65]));
     tensors.insert("extra".to_owned(), ("BF16".to_owned(), vec![]));
     write(&folder.join("model.safetensors"), &tensors.iter().collect());
-    let expected = [
-        Mismatch::Shape { name, found: vec![1024, 65], expected: vec![1024, 64] },
-        Mismatch::Missing { name: format!("{prefix}norm.weight") },
-        Mismatch::Unexpected { name: "extra".to_owned() },
-    ];
-    assert_eq!(local(&folder).expect("a checkpoint").mismatches(), expected);
+    let problems = local(&folder).expect("a checkpoint").matching(Selection::ALL).problems;
+    let shapes: Vec<_> =
+        problems.misshapen.iter().map(|(found, expected)| (&found.name, &found.shape, expected)).collect();
+    assert_eq!(shapes, [(&name, &vec![1024, 65], &vec![1024, 64])]);
+    assert_eq!(problems.missing, [format!("{prefix}norm.weight")]);
+    assert!(problems.unexpected.iter().map(|found| &found.name).eq(["extra"]));
+    assert_eq!(problems.count(), 3);
 }

@@ -24,9 +24,9 @@ macro_rules! fixture {
     ($name:literal) => {
         Fixture {
             name: $name,
-            published: include_bytes!(concat!("../fixtures/", $name, "/published.json")),
-            per_layer: include_bytes!(concat!("../fixtures/", $name, "/per_layer.json")),
-            tensors: include_str!(concat!("../fixtures/", $name, "/tensors.json")),
+            published: include_bytes!(concat!("../../../../tests/fixtures/gemma4/", $name, "/bf16/config.json")),
+            per_layer: include_bytes!(concat!("../../../../tests/fixtures/gemma4/", $name, "/f32/config.json")),
+            tensors: include_str!(concat!("../tensor_lists/", $name, ".json")),
         }
     };
 }

@@ -1,0 +1,8 @@
+//! The weight loader from the outside, held against the safetensors library.
+
+mod data;
+mod errors;
+mod fixtures;
+mod hostile;
+mod loading;
+mod slices;
