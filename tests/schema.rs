@@ -108,3 +108,10 @@ fn a_plan_matches_its_schema() {
         assert!(errors.is_empty(), "{name}: {errors:?}");
     }
 }
+
+#[test]
+fn the_seeded_model_is_the_one_that_the_smoke_profile_plans() {
+    let planned = gemma4ctl::catalog::model("builtin/smoke", None).expect("a catalog").expect("the smoke model");
+    let made = gemma4_model::Config::from_json(gemma4_model::seeded::CONFIG.as_bytes()).expect("a configuration");
+    assert_eq!(planned.config, made);
+}

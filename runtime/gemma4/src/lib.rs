@@ -1,7 +1,7 @@
-//! Gemma 4 as data: from a `config.json` to every tensor, its shard on a device, and the bytes of the KV cache.
+//! Gemma 4 as data: from a `config.json` to every tensor, its shard on a device, its weights, and the bytes of the KV cache.
 //!
-//! Invariant: everything here is a pure function of a configuration (plus a mesh, a data type or a block size). Nothing is
-//! read except the bytes or paths that a caller hands in, and no input makes these functions panic. The memory budget, the
+//! Invariant: shapes, shards and sizes are pure functions of a configuration (plus a mesh, a data type or a block size). Only
+//! files that a caller names are read or written, and no input makes these functions panic. The memory budget, the
 //! plan, the graph builder and the weight loader all call the same functions, so they cannot disagree about a shape.
 //!
 //! * [`config`]: the published and the per-layer form of `config.json`, resolved to one [`Config`]
@@ -10,6 +10,7 @@
 //! * [`kv`]: pages of the KV cache
 //! * [`checkpoint`]: headers of safetensors files, and which of their tensors belong to the model
 //! * [`weights`]: the weights themselves, cut for each device
+//! * [`seeded`]: a tiny model with random weights, for runs without a download
 //!
 //! Dimension names used in the documentation: `V` vocabulary, `H` hidden size, `L` layers, `P` width of the per-layer
 //! embeddings, `I` width of an MLP, `E` experts, `D` width of a vision or audio tower, `W` the sliding window in tokens.
@@ -18,6 +19,7 @@ pub mod checkpoint;
 pub mod config;
 mod dtype;
 pub mod kv;
+pub mod seeded;
 pub mod sharding;
 pub mod tensors;
 pub mod weights;

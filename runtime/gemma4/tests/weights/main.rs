@@ -5,4 +5,5 @@ mod errors;
 mod fixtures;
 mod hostile;
 mod loading;
+mod seeded;
 mod slices;
