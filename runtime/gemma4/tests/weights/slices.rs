@@ -9,8 +9,8 @@ use gemma4_model::weights::{OWNED_ALIGNMENT, Part, Selection, Target};
 
 use crate::data::{FIXTURES, Whole, edited, fixture, open, opened, target, whole};
 
-/// The part of a tensor that a rank of `devices` holds, by walking over every element with the rules of the documentation:
-/// which coordinate goes to which rank. Knows nothing of the crate's placements.
+/// The part of a tensor that a rank of `devices` holds, by walking over the coordinates with the rules of the
+/// documentation: which of them goes to which rank. Knows nothing of the crate's placements.
 fn expected(
     tensor: &Tensor,
     whole: &Whole,
@@ -22,26 +22,36 @@ fn expected(
     let size = whole.bytes.len() / whole.shape.iter().product::<usize>().max(1);
     let shape = &whole.shape;
     let even = |at: usize, length: usize| at / (length / devices) == rank;
-    let holds = |at: &[usize]| match tensor.role {
+    // How many coordinates decide, and for which values of them the rank has what lies below.
+    type Holds<'a> = Box<dyn Fn(&[usize]) -> bool + 'a>;
+    let (depth, holds): (usize, Holds<'_>) = match tensor.role {
         Role::Embedding | Role::Head | Role::PerLayerTable | Role::QProj | Role::GateProj | Role::UpProj => {
-            even(at[0], shape[0])
+            (1, Box::new(|at| even(at[0], shape[0])))
         }
-        Role::OProj | Role::DownProj => even(at[1], shape[1]),
-        Role::KProj | Role::VProj if kv_heads >= devices => even(at[0], shape[0]),
+        Role::OProj | Role::DownProj => (2, Box::new(|at| even(at[1], shape[1]))),
+        Role::KProj | Role::VProj if kv_heads >= devices => (1, Box::new(|at| even(at[0], shape[0]))),
         // The one head that the rank's query heads use.
-        Role::KProj | Role::VProj => at[0] / (shape[0] / kv_heads) == rank * kv_heads / devices,
-        Role::ExpertsGateUp | Role::ExpertsDown if experts == ExpertSharding::Expert => even(at[0], shape[0]),
-        Role::ExpertsGateUp => even(at[1] % (shape[1] / 2), shape[1] / 2),
-        Role::ExpertsDown => even(at[2], shape[2]),
-        _ => true,
+        Role::KProj | Role::VProj => (1, Box::new(|at| at[0] / (shape[0] / kv_heads) == rank * kv_heads / devices)),
+        Role::ExpertsGateUp | Role::ExpertsDown if experts == ExpertSharding::Expert => {
+            (1, Box::new(|at| even(at[0], shape[0])))
+        }
+        Role::ExpertsGateUp => (2, Box::new(|at| even(at[1] % (shape[1] / 2), shape[1] / 2))),
+        Role::ExpertsDown => (3, Box::new(|at| even(at[2], shape[2]))),
+        _ => return whole.bytes.clone(),
     };
+    let (outer, inner) = shape.split_at(depth);
     let mut part = Vec::new();
-    for (index, element) in whole.bytes.chunks(size).enumerate() {
-        let mut rest = index;
-        let mut at: Vec<usize> = shape.iter().rev().map(|&length| (rest % length, rest /= length).0).collect();
-        at.reverse();
+    let mut at = vec![0; depth];
+    for below in whole.bytes.chunks(size * inner.iter().product::<usize>()) {
         if holds(&at) {
-            part.extend(element);
+            part.extend(below);
+        }
+        for (coordinate, &length) in at.iter_mut().zip(outer).rev() {
+            *coordinate += 1;
+            if *coordinate < length {
+                break;
+            }
+            *coordinate = 0;
         }
     }
     part
