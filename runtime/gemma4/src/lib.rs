@@ -7,6 +7,7 @@
 //! * [`config`]: the published and the per-layer form of `config.json`, resolved to one [`Config`]
 //! * [`tensors`]: names, shapes and roles of all tensors of a checkpoint, and parameter counts
 //! * [`sharding`]: the bundled engine's manual tensor parallelism
+//! * [`graph`]: one step of the language model as a program for XLA
 //! * [`kv`]: pages of the KV cache
 //! * [`checkpoint`]: headers of safetensors files, and which of their tensors belong to the model
 //! * [`weights`]: the weights themselves, cut for each device
@@ -18,6 +19,7 @@
 pub mod checkpoint;
 pub mod config;
 mod dtype;
+pub mod graph;
 pub mod kv;
 pub mod seeded;
 pub mod sharding;

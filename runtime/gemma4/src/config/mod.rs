@@ -154,6 +154,26 @@ impl Layer {
 }
 
 impl TextConfig {
+    /// Indices of layers whose tensors have the same shapes and meaning, so that they can be stacked: same attention, heads,
+    /// widths and rotary embedding, and all with or all without keys and values of their own. In the order of first layers.
+    #[must_use]
+    pub fn alike_layers(&self) -> Vec<Vec<usize>> {
+        let mut kinds: Vec<(Layer, bool)> = Vec::new();
+        let mut stacks: Vec<Vec<usize>> = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            // Which layer is borrowed from changes no shape; that one is borrowed from does.
+            let kind = (Layer { kv_donor: None, ..*layer }, layer.owns_kv());
+            match kinds.iter().position(|known| *known == kind).and_then(|known| stacks.get_mut(known)) {
+                Some(stack) => stack.push(index),
+                None => {
+                    kinds.push(kind);
+                    stacks.push(vec![index]);
+                }
+            }
+        }
+        stacks
+    }
+
     /// Layers that own keys and values, with their index.
     pub fn owning_layers(&self) -> impl Iterator<Item = (usize, &Layer)> {
         self.layers.iter().enumerate().filter(|(_, layer)| layer.owns_kv())

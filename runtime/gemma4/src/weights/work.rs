@@ -13,7 +13,6 @@ use super::open::Checkpoint;
 use super::slice::Slice;
 use crate::DType;
 use crate::checkpoint::Matched;
-use crate::config::Layer;
 use crate::sharding::{Placement, ShardingError, place};
 use crate::tensors::Role;
 
@@ -200,22 +199,15 @@ pub(super) fn single<'a>(
 
 /// Tensors that become one array, and whether that array has the layers as first dimension.
 fn groups(checkpoint: &Checkpoint, layout: Layout) -> Vec<(Vec<&Matched>, bool)> {
-    let layers = &checkpoint.config().text.layers;
-    let mut kinds: Vec<(Layer, bool)> = Vec::new();
+    let alike = checkpoint.config().text.alike_layers();
     let mut stacks: Vec<((Role, usize), usize)> = Vec::new();
     let mut groups: Vec<(Vec<&Matched>, bool)> = Vec::new();
     for matched in checkpoint.matched() {
         let layer = matched.tensor.layer.filter(|_| layout == Layout::Stacked && matched.tensor.component.is_text());
-        let Some(layer) = layer.and_then(|layer| layers.get(layer)) else {
+        let Some(kind) = layer.and_then(|layer| alike.iter().position(|stack| stack.contains(&layer))) else {
             groups.push((vec![matched], false));
             continue;
         };
-        // Which layer is borrowed from changes no shape; that one is borrowed from does.
-        let kind = (Layer { kv_donor: None, ..*layer }, layer.owns_kv());
-        let kind = kinds.iter().position(|known| *known == kind).unwrap_or_else(|| {
-            kinds.push(kind);
-            kinds.len() - 1
-        });
         let key = (matched.tensor.role, kind);
         match stacks.iter().find(|(known, _)| *known == key).and_then(|(_, group)| groups.get_mut(*group)) {
             Some((members, _)) => members.push(matched),

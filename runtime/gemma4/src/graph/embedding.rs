@@ -1,0 +1,80 @@
+//! From token ids to the stream and the per-layer embeddings, and from the stream to logits.
+//!
+//! Tables are split by rows over the devices: each looks up the ids that it has and adds zeros for the others.
+
+use gemma4_hlo::{Builder, Combine, Comparison, DotDimensions, ElementType, HloError, Precision, Value};
+
+use super::GraphError;
+use super::numerics::{index, linear, rms_norm, scaled, to_f64};
+use super::step::Step;
+use crate::tensors::Role;
+
+/// Rows `[T, width]` of a table whose rows are split over the devices.
+fn lookup(b: &mut Builder, step: &Step<'_>, table: Value) -> Result<Value, HloError> {
+    let dims = b.shape(table)?.dims().to_vec();
+    let (local, width) = (dims.first().copied().unwrap_or(0), dims.get(1).copied().unwrap_or(0));
+    let Some(rank) = step.rank else { return b.take(table, step.token_ids, 0) };
+    let rows = [step.options.tokens];
+    let size = index(b, local)?;
+    let start = b.multiply(rank, size)?;
+    let start = b.broadcast_scalar(start, &rows)?;
+    let ids = b.subtract(step.token_ids, start)?;
+    let (zero, size) = (index(b, 0)?, b.broadcast_scalar(size, &rows)?);
+    let zero = b.broadcast_scalar(zero, &rows)?;
+    let (above, below) = (b.compare(Comparison::Ge, ids, zero)?, b.compare(Comparison::Lt, ids, size)?);
+    let ours = b.and(above, below)?;
+    // Ids of other devices are moved to some row of ours, and that row is dropped.
+    let found = b.take(table, ids, 0)?;
+    let dims = [step.options.tokens, width];
+    let ours = b.broadcast(ours, &dims, &[0])?;
+    let nothing = b.number(0.0, step.element, &dims)?;
+    let found = b.select(ours, found, nothing)?;
+    b.all_reduce(found, &step.groups, Combine::Add)
+}
+
+/// The stream before the first layer `[T, H]`: the embeddings times the root of the width, which is rounded to the type
+/// of the weights first.
+pub(super) fn embed(b: &mut Builder, step: &Step<'_>) -> Result<Value, GraphError> {
+    let table = step.weights.global(Role::Embedding)?;
+    let found = lookup(b, step, table)?;
+    Ok(scaled(b, found, to_f64(step.config.text.hidden_size).sqrt())?)
+}
+
+/// The per-layer embeddings `[T, L, P]` of the stream before the first layer.
+pub(super) fn per_layer(b: &mut Builder, step: &Step<'_>, stream: Value) -> Result<Value, GraphError> {
+    let text = &step.config.text;
+    let dims = [step.options.tokens, text.layers.len() as u64, text.ple_width];
+    let table = step.weights.global(Role::PerLayerTable)?;
+    let by_token = lookup(b, step, table)?;
+    let by_token = b.reshape(by_token, &dims)?;
+    let by_token = scaled(b, by_token, to_f64(text.ple_width).sqrt())?;
+    let projection = step.weights.global(Role::PerLayerModelProjection)?;
+    let by_input = linear(b, stream, projection, step.element)?;
+    let by_input = scaled(b, by_input, 1.0 / to_f64(text.hidden_size).sqrt())?;
+    let by_input = b.reshape(by_input, &dims)?;
+    let norm = step.weights.global(Role::PerLayerProjectionNorm)?;
+    let by_input = rms_norm(b, by_input, Some(norm), text.rms_norm_eps)?;
+    let sum = b.add(by_input, by_token)?;
+    Ok(scaled(b, sum, std::f64::consts::FRAC_1_SQRT_2)?)
+}
+
+/// The logits `[R, V]` in f32 of the wanted rows of the stream, on every device.
+pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, stream: Value) -> Result<Value, GraphError> {
+    let text = &step.config.text;
+    let rows = b.take(stream, step.logit_rows, 0)?;
+    let norm = step.weights.global(Role::FinalNorm)?;
+    let rows = rms_norm(b, rows, Some(norm), text.rms_norm_eps)?;
+    let head = step.weights.global(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
+    let dims = DotDimensions::contract(1, 1);
+    let mut logits = b.dot_general(rows, head, &dims, ElementType::F32, Precision::Default)?;
+    if let Some(cap) = text.final_logit_softcap {
+        let capped = scaled(b, logits, 1.0 / cap)?;
+        let capped = b.tanh(capped)?;
+        logits = scaled(b, capped, cap)?;
+    }
+    if step.rank.is_some() {
+        logits = b.all_gather(logits, 1, &step.groups)?;
+    }
+    step.trace_global("final_norm", rows);
+    Ok(logits)
+}

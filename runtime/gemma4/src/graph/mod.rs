@@ -1,0 +1,76 @@
+//! One step of the language model as a StableHLO program.
+//!
+//! Invariant: the program is a pure function of [`StepOptions`]: the same options give the same text. Every device runs
+//! the same program on local shapes ([`crate::sharding::place`] decides them), with explicit collectives: one sum over the
+//! devices after attention, one after the feed-forward part, one for each lookup in a sharded table, and one gather of the
+//! logits.
+//!
+//! A step is ragged: the new tokens of all its sequences (prefill chunks, decodes, drafts) lie one after another in one
+//! bucket of `T` rows, of which the first `num_tokens` are real. Keys and values of these tokens are written into the pages
+//! of the pool first; attention then goes over items (up to `query_tile` neighbouring tokens of one sequence each) and, for
+//! each item, over the KV blocks that its queries see. Both loops have run-time trip counts, so work grows with the
+//! tokens that are there and nothing is gathered to the longest sequence.
+//!
+//! * [`StepOptions`], [`step`]: what is built, and building it
+//! * [`StepParameter`]: every argument in order, with what belongs into it
+//!
+//! Letters beside those of the crate: `T` token rows of the bucket, `S` sequences, `R` rows that need logits, `I` items,
+//! `B` blocks of a block table.
+
+mod attention;
+mod embedding;
+mod experts;
+mod feed_forward;
+mod layers;
+mod numerics;
+mod parameters;
+mod segments;
+mod step;
+mod weights;
+
+pub use parameters::{ParameterRole, StepInput, StepParameter};
+pub use step::{LayerForm, StepGraph, StepOptions, TracePoint, step};
+
+use crate::DType;
+use crate::sharding::ShardingError;
+
+/// A step that cannot be built.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GraphError {
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Hlo(#[from] gemma4_hlo::HloError),
+    /// The mesh cannot split a tensor.
+    #[error(transparent)]
+    Sharding(#[from] ShardingError),
+    /// An element type that the model cannot compute in.
+    #[error("the model computes in float32, bfloat16 or float16, not in {0}")]
+    DType(
+        /// The type asked for.
+        DType,
+    ),
+    /// A size that makes no step.
+    #[error("{what} is {found}; a step needs {wanted}")]
+    Size {
+        /// What it is the size of.
+        what: &'static str,
+        /// The size asked for.
+        found: u64,
+        /// What would do.
+        wanted: &'static str,
+    },
+    /// The KV cache was laid out for another model or mesh.
+    #[error("layer {layer} has no place in the KV cache; lay it out for this model and this mesh")]
+    KvLayout {
+        /// Index of the layer.
+        layer: usize,
+    },
+    /// A weight that a layer needs is not among the tensors of its configuration.
+    #[error("the configuration has no {role} for layer {layer:?}")]
+    Weight {
+        /// What the tensor does.
+        role: String,
+        /// Its layer, if it belongs to one.
+        layer: Option<usize>,
+    },
+}

@@ -1,0 +1,61 @@
+//! Layers that share a loop body: the list of layers as repeated patterns.
+
+use crate::config::{Layer, TextConfig};
+
+/// A run of layers: `period` layers from `first` on, `repeats` times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) first: usize,
+    pub(super) period: usize,
+    pub(super) repeats: usize,
+}
+
+/// Cuts the layers into segments: from each layer on the pattern that covers most, the shortest among equals. Layers of a
+/// pattern are alike in everything that the program depends on, the donor of borrowed keys and values included.
+pub(super) fn segments(text: &TextConfig) -> Vec<Segment> {
+    let layers = &text.layers;
+    let mut segments = Vec::new();
+    let mut first = 0;
+    while first < layers.len() {
+        let mut best = Segment { first, period: 1, repeats: 1 };
+        for period in 1..=(layers.len() - first) / 2 {
+            let repeats = repeats(layers, first, period);
+            if repeats > 1 && repeats * period > best.repeats * best.period {
+                best = Segment { first, period, repeats };
+            }
+        }
+        first += best.period * best.repeats;
+        segments.push(best);
+    }
+    segments
+}
+
+fn repeats(layers: &[Layer], first: usize, period: usize) -> usize {
+    let pattern = layers.get(first..first + period).unwrap_or_default();
+    let rest = layers.get(first..).unwrap_or_default();
+    rest.chunks_exact(period).take_while(|chunk| *chunk == pattern).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    #[test]
+    fn every_size_has_few_bodies() {
+        let expected: [(&str, &[(usize, usize, usize)]); 5] = [
+            ("e2b", &[(0, 5, 3), (15, 5, 4)]),
+            ("e4b", &[(0, 6, 4), (24, 6, 3)]),
+            ("12b", &[(0, 6, 8)]),
+            ("26b-a4b", &[(0, 6, 5)]),
+            ("31b", &[(0, 6, 10)]),
+        ];
+        for (size, expected) in expected {
+            let path = format!("{}/tests/published/{size}.json", env!("CARGO_MANIFEST_DIR"));
+            let config = Config::from_json(&std::fs::read(path).expect("a config")).expect("a config");
+            let found: Vec<_> =
+                segments(&config.text).iter().map(|found| (found.first, found.period, found.repeats)).collect();
+            assert_eq!(found, expected, "{size}");
+        }
+    }
+}

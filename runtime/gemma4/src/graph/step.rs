@@ -1,0 +1,380 @@
+//! Builds a step.
+
+use gemma4_hlo::{Builder, Combine, ElementType, Groups, HloError, Module, Parallelism, Shape, Value};
+
+use super::attention::{Rotary, rotary};
+use super::layers::layers;
+use super::numerics::index;
+use super::parameters::{ParameterRole, StepInput, StepParameter};
+use super::weights::{At, Weights, element_type, list};
+use super::{GraphError, embedding};
+use crate::config::{AttentionKind, Layer};
+use crate::kv::KvLayout;
+use crate::sharding::{ExpertSharding, Mesh};
+use crate::{Config, DType};
+
+/// The output that the pool comes back as, after the logits.
+pub(super) const POOL_OUTPUT: usize = 1;
+
+/// How the layers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LayerForm {
+    /// One after the other, each with arguments of its own. On CPUs: slices of stacked weights are copied there.
+    #[default]
+    Unrolled,
+    /// Alike layers have stacked weights, and repeated patterns of layers are loops: a fraction of the program to compile.
+    Looped,
+}
+
+/// What a step is built for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOptions {
+    /// The devices. A program runs on all of them; copies of the model (`data`) do not speak with each other.
+    pub mesh: Mesh,
+    /// How experts are split.
+    pub experts: ExpertSharding,
+    /// Element type of weights and stream: float32, bfloat16 or float16.
+    pub dtype: DType,
+    /// Layout of the cache's pages, made for `mesh.model` devices.
+    pub kv: KvLayout,
+    /// Pages of the pool on each device.
+    pub pages: u64,
+    /// `T`, token rows of the bucket.
+    pub tokens: u64,
+    /// `S`, sequences that a step can have tokens of.
+    pub sequences: u64,
+    /// `R`, rows that need logits.
+    pub rows: u64,
+    /// Longest sequence in tokens.
+    pub max_model_len: u64,
+    /// Tokens of an item of attention.
+    pub query_tile: u64,
+    /// How the layers are written.
+    pub layers: LayerForm,
+    /// Whether values on the way are outputs too, to compare them. Only with [`LayerForm::Unrolled`].
+    pub trace: bool,
+}
+
+impl StepOptions {
+    pub(super) fn element(&self) -> Result<ElementType, GraphError> {
+        let element = element_type(self.dtype).filter(|element| element.bytes() > 1);
+        element.ok_or(GraphError::DType(self.dtype))
+    }
+
+    /// `I`, items that a step can have: every sequence may end within a tile.
+    #[must_use]
+    pub const fn items(&self) -> u64 {
+        let whole = self.tokens / if self.query_tile == 0 { 1 } else { self.query_tile };
+        whole.saturating_add(self.sequences)
+    }
+
+    /// `B`, blocks of a sequence's table: for full layers those of the longest sequence, for sliding layers those that the
+    /// window and the tokens of one step reach over.
+    #[must_use]
+    pub fn table_blocks(&self, kind: AttentionKind, window: u64) -> u64 {
+        let block = self.kv.tokens_per_block(kind).max(1);
+        let all = self.max_model_len.div_ceil(block);
+        match kind {
+            AttentionKind::Full => all,
+            AttentionKind::Sliding => window.saturating_add(self.tokens).div_ceil(block).saturating_add(1).min(all),
+        }
+    }
+
+    fn check(&self) -> Result<(), GraphError> {
+        let most = u64::from(i32::MAX.unsigned_abs());
+        for (what, found) in [
+            ("the number of token rows", self.tokens),
+            ("the number of sequences", self.sequences),
+            ("the number of rows with logits", self.rows),
+            ("the longest sequence", self.max_model_len),
+            ("the query tile", self.query_tile),
+            ("the number of pages", self.pages),
+            ("the number of devices", self.mesh.devices()),
+        ] {
+            if found == 0 || found > most {
+                return Err(GraphError::Size { what, found, wanted: "1 to 2^31-1" });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value on the way that is an output of a traced step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TracePoint {
+    /// What it is, such as `layer.3.attn`.
+    pub name: String,
+    /// Its shape on each device. Heads are those of the device; everything else is whole.
+    pub shape: Shape,
+}
+
+/// A step that was built.
+#[derive(Debug)]
+pub struct StepGraph {
+    /// The program.
+    pub module: Module,
+    /// Its arguments in order.
+    pub parameters: Vec<StepParameter>,
+    /// Outputs after the logits `[R, V]` (f32, on every device) and the pool.
+    pub traces: Vec<TracePoint>,
+}
+
+/// What the parts of a step share while it is built.
+pub(super) struct Step<'a> {
+    pub(super) config: &'a Config,
+    pub(super) options: &'a StepOptions,
+    pub(super) element: ElementType,
+    pub(super) kv_element: ElementType,
+    pub(super) weights: Weights,
+    pub(super) groups: Groups,
+    /// The device's place on the model axis, an s32 scalar; `None` if it is alone there.
+    pub(super) rank: Option<Value>,
+    pub(super) token_ids: Value,
+    pub(super) positions: Value,
+    pub(super) num_tokens: Value,
+    pub(super) items: Value,
+    pub(super) num_items: Value,
+    pub(super) logit_rows: Value,
+    kinds: Vec<KindInputs>,
+    traces: Vec<(String, Value)>,
+}
+
+/// What a step gets for one kind of layer.
+struct KindInputs {
+    kind: AttentionKind,
+    slots: Value,
+    block_table: Value,
+    first_block: Value,
+    rotary: Rotary,
+}
+
+/// Builds one step of the language model.
+///
+/// # Errors
+/// [`GraphError`] if the options do not suit the model or each other.
+pub fn step(config: &Config, options: &StepOptions) -> Result<StepGraph, GraphError> {
+    options.check()?;
+    let element = options.element()?;
+    let kv_element = element_type(options.kv.dtype()).ok_or(GraphError::DType(options.kv.dtype()))?;
+    let kinds: Vec<AttentionKind> = AttentionKind::ALL
+        .into_iter()
+        .filter(|kind| config.text.layers.iter().any(|layer| layer.kind == *kind))
+        .collect();
+    let mut parameters = inputs(config, options, &kinds);
+    let page = options.kv.page_bytes_per_device() / kv_element.bytes().max(1);
+    let pool = Shape::new(kv_element, [options.pages, page]);
+    parameters.push(StepParameter::new("kv_pool".to_owned(), ParameterRole::KvPool, pool));
+    parameters.extend(list(config, options)?);
+
+    let devices = options.mesh.devices();
+    let parallelism = match u32::try_from(devices) {
+        Ok(1) => Parallelism::Single,
+        Ok(devices) => Parallelism::ManualPartitions(devices),
+        Err(_) => {
+            return Err(GraphError::Size { what: "the number of devices", found: devices, wanted: "1 to 2^31-1" });
+        }
+    };
+    let mut module = Module::new("step", parallelism)?;
+    let declared: Vec<_> = parameters.iter().map(StepParameter::declared).collect();
+    let (mut failed, mut traces) = (None, Vec::new());
+    let built = module.main(&declared, |b, arguments| {
+        let outputs = Step::new(b, config, options, (element, kv_element), &parameters, arguments)
+            .and_then(|mut step| Ok((step.build(b, &parameters, arguments)?, step)));
+        match outputs {
+            Ok((mut outputs, step)) => {
+                for (name, value) in step.traces {
+                    traces.push(TracePoint { name, shape: b.shape(value)?.clone() });
+                    outputs.push(value);
+                }
+                Ok(outputs)
+            }
+            Err(GraphError::Hlo(error)) => Err(error),
+            Err(error) => {
+                failed = Some(error);
+                Ok(Vec::new())
+            }
+        }
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            built?;
+            Ok(StepGraph { module, parameters, traces })
+        }
+    }
+}
+
+/// The arguments that say what a step is about.
+fn inputs(config: &Config, options: &StepOptions, kinds: &[AttentionKind]) -> Vec<StepParameter> {
+    let (tokens, sequences) = (options.tokens, options.sequences);
+    let mut inputs = vec![
+        StepParameter::input(StepInput::TokenIds, &[tokens]),
+        StepParameter::input(StepInput::Positions, &[tokens]),
+        StepParameter::input(StepInput::NumTokens, &[]),
+        StepParameter::input(StepInput::Items, &[options.items(), 3]),
+        StepParameter::input(StepInput::NumItems, &[]),
+        StepParameter::input(StepInput::LogitRows, &[options.rows]),
+    ];
+    for &kind in kinds {
+        let blocks = options.table_blocks(kind, config.text.sliding_window);
+        inputs.push(StepParameter::input(StepInput::Slots(kind), &[tokens, 2]));
+        inputs.push(StepParameter::input(StepInput::BlockTable(kind), &[sequences, blocks]));
+        inputs.push(StepParameter::input(StepInput::FirstBlock(kind), &[sequences]));
+    }
+    inputs
+}
+
+/// The argument with this role.
+fn argument(parameters: &[StepParameter], arguments: &[Value], input: StepInput) -> Result<Value, GraphError> {
+    let at = parameters.iter().position(|parameter| parameter.role == ParameterRole::Input(input));
+    let value = at.and_then(|at| arguments.get(at)).copied();
+    value.ok_or_else(|| GraphError::Weight { role: input.name(), layer: None })
+}
+
+impl<'a> Step<'a> {
+    fn new(
+        b: &mut Builder,
+        config: &'a Config,
+        options: &'a StepOptions,
+        (element, kv_element): (ElementType, ElementType),
+        parameters: &[StepParameter],
+        arguments: &[Value],
+    ) -> Result<Self, GraphError> {
+        let input = |input| argument(parameters, arguments, input);
+        let mut weights = Weights::default();
+        let stacked = options.layers == LayerForm::Looped;
+        for (parameter, value) in parameters.iter().zip(arguments) {
+            if let ParameterRole::Weight { role, layers } = &parameter.role {
+                weights.insert(*role, layers, stacked, *value);
+            }
+        }
+        let (data, model) = (options.mesh.data, options.mesh.model);
+        let device = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let groups: Vec<Vec<u32>> =
+            (0..data).map(|copy| (0..model).map(|rank| device(copy * model + rank)).collect()).collect();
+        let rank = if model > 1 {
+            let partition = b.partition_id()?;
+            let partition = b.convert(partition, ElementType::S32)?;
+            let model = index(b, model)?;
+            Some(b.remainder(partition, model)?)
+        } else {
+            None
+        };
+        let positions = input(StepInput::Positions)?;
+        let mut kinds: Vec<KindInputs> = Vec::new();
+        for layer in &config.text.layers {
+            if kinds.iter().any(|known| known.kind == layer.kind) {
+                continue;
+            }
+            let rotary = b.scope("rotary", |b| rotary(b, positions, layer.rope, layer.head_dim))?;
+            kinds.push(KindInputs {
+                kind: layer.kind,
+                slots: input(StepInput::Slots(layer.kind))?,
+                block_table: input(StepInput::BlockTable(layer.kind))?,
+                first_block: input(StepInput::FirstBlock(layer.kind))?,
+                rotary,
+            });
+        }
+        Ok(Step {
+            config,
+            options,
+            element,
+            kv_element,
+            weights,
+            groups: Groups::new(groups),
+            rank,
+            token_ids: input(StepInput::TokenIds)?,
+            positions,
+            num_tokens: input(StepInput::NumTokens)?,
+            items: input(StepInput::Items)?,
+            num_items: input(StepInput::NumItems)?,
+            logit_rows: input(StepInput::LogitRows)?,
+            kinds,
+            traces: Vec::new(),
+        })
+    }
+
+    fn build(
+        &mut self,
+        b: &mut Builder,
+        parameters: &[StepParameter],
+        arguments: &[Value],
+    ) -> Result<Vec<Value>, GraphError> {
+        let pool = parameters.iter().position(|parameter| parameter.role == ParameterRole::KvPool);
+        let pool = pool.and_then(|at| arguments.get(at)).copied();
+        let pool = pool.ok_or_else(|| GraphError::Weight { role: "kv_pool".to_owned(), layer: None })?;
+        let stream = b.scope("embed", |b| embedding::embed(b, self))?;
+        self.trace_global("embed", stream);
+        let per_layer = if self.config.text.ple_width > 0 {
+            Some(b.scope("per_layer_embeddings", |b| embedding::per_layer(b, self, stream))?)
+        } else {
+            None
+        };
+        let (stream, pool) = layers(b, self, stream, per_layer, pool)?;
+        let logits = b.scope("logits", |b| embedding::logits(b, self, stream))?;
+        Ok(vec![logits, pool])
+    }
+
+    /// The layer that is being built, or its counterpart in the first repetition.
+    pub(super) fn layer(&self, at: At) -> Result<Layer, GraphError> {
+        let layer = at.representative();
+        self.config.text.layers.get(layer).copied().ok_or(GraphError::KvLayout { layer })
+    }
+
+    /// The layer whose keys and values a layer uses.
+    fn owner(&self, layer: usize) -> usize {
+        self.config.text.layers.get(layer).and_then(|layer| layer.kv_donor).unwrap_or(layer)
+    }
+
+    /// Key/value heads that each device has of a layer.
+    pub(super) fn kv_heads(&self, at: At) -> Result<u64, GraphError> {
+        let layer = self.owner(at.representative());
+        let heads = self.options.kv.block_shape(layer).and_then(|shape| shape.get(2).copied());
+        heads.filter(|heads| *heads > 0).ok_or(GraphError::KvLayout { layer })
+    }
+
+    /// Where a layer's keys and values begin in a page, in elements, as an s32 scalar.
+    pub(super) fn page_offset(&self, b: &mut Builder, at: At) -> Result<Value, GraphError> {
+        let bytes = self.kv_element.bytes().max(1);
+        at.linear(b, |layer| Some(self.options.kv.block_offset(self.owner(layer))? / bytes))
+    }
+
+    /// The sum of `x` over the devices of the model axis.
+    pub(super) fn sum(&self, b: &mut Builder, x: Value) -> Result<Value, HloError> {
+        if self.rank.is_some() { b.all_reduce(x, &self.groups, Combine::Add) } else { Ok(x) }
+    }
+
+    fn kind(&self, kind: AttentionKind) -> Result<&KindInputs, GraphError> {
+        let found = self.kinds.iter().find(|known| known.kind == kind);
+        found.ok_or_else(|| GraphError::Weight { role: format!("inputs for {kind} attention"), layer: None })
+    }
+
+    pub(super) fn rotary(&self, kind: AttentionKind) -> Result<Rotary, GraphError> {
+        Ok(self.kind(kind)?.rotary)
+    }
+
+    pub(super) fn slots(&self, kind: AttentionKind) -> Result<Value, GraphError> {
+        Ok(self.kind(kind)?.slots)
+    }
+
+    pub(super) fn block_table(&self, kind: AttentionKind) -> Result<Value, GraphError> {
+        Ok(self.kind(kind)?.block_table)
+    }
+
+    pub(super) fn first_block(&self, kind: AttentionKind) -> Result<Value, GraphError> {
+        Ok(self.kind(kind)?.first_block)
+    }
+
+    /// Makes a value an output, if the step is traced.
+    pub(super) fn trace(&mut self, at: At, what: &str, value: Value) {
+        if let At::Layer(layer) = at {
+            self.trace_global(&format!("layer.{layer}.{what}"), value);
+        }
+    }
+
+    pub(super) fn trace_global(&mut self, name: &str, value: Value) {
+        if self.options.trace && self.options.layers == LayerForm::Unrolled {
+            self.traces.push((name.to_owned(), value));
+        }
+    }
+}

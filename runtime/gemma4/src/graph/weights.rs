@@ -1,0 +1,150 @@
+//! Where a layer's weights are among the arguments.
+
+use std::collections::HashMap;
+
+use gemma4_hlo::{Builder, ElementType, HloError, Shape, Value};
+
+use super::numerics::index;
+use super::parameters::{ParameterRole, StepParameter};
+use super::step::{LayerForm, StepOptions};
+use super::{GraphError, segments::Segment};
+use crate::Config;
+use crate::sharding::place;
+use crate::tensors::{Role, Tensor, tensors};
+
+/// Which layer is being built.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum At {
+    /// This one.
+    Layer(usize),
+    /// This one in the first repetition of a loop, and its counterparts in later ones.
+    Loop {
+        /// Its index in the first repetition.
+        first: usize,
+        /// The loop.
+        segment: Segment,
+        /// The repetition, an s32 scalar.
+        counter: Value,
+    },
+}
+
+impl At {
+    /// The layer, or its counterpart in the first repetition.
+    pub(super) const fn representative(self) -> usize {
+        match self {
+            Self::Layer(layer) | Self::Loop { first: layer, .. } => layer,
+        }
+    }
+
+    /// `value(layer)` for the layer that runs; in a loop it has to grow by the same amount with each repetition.
+    pub(super) fn linear(self, b: &mut Builder, value: impl Fn(usize) -> Option<u64>) -> Result<Value, GraphError> {
+        let missing = |layer| GraphError::KvLayout { layer };
+        match self {
+            Self::Layer(layer) => Ok(index(b, value(layer).ok_or(missing(layer))?)?),
+            Self::Loop { first, segment, counter } => {
+                let at = |repeat: usize| {
+                    let layer = first + repeat * segment.period;
+                    value(layer).ok_or(missing(layer))
+                };
+                let (start, next) = (at(0)?, at(1)?);
+                let step = next.saturating_sub(start);
+                for repeat in 0..segment.repeats {
+                    if at(repeat)? != start.saturating_add(step.saturating_mul(repeat as u64)) {
+                        return Err(missing(first + repeat * segment.period));
+                    }
+                }
+                let (start, step) = (index(b, start)?, index(b, step)?);
+                let grown = b.multiply(step, counter)?;
+                Ok(b.add(start, grown)?)
+            }
+        }
+    }
+}
+
+/// The tensors of the language model that a step reads, in the order of their arguments.
+pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepParameter>, GraphError> {
+    let text: Vec<Tensor> =
+        tensors(config).into_iter().filter(|tensor| tensor.used && tensor.component.is_text()).collect();
+    let element = options.element()?;
+    let stacks = match options.layers {
+        LayerForm::Unrolled => Vec::new(),
+        LayerForm::Looped => config.text.alike_layers(),
+    };
+    let mut parameters = Vec::new();
+    for tensor in &text {
+        let local = place(config, tensor, &options.mesh, options.experts)?.local_shape;
+        let stack = tensor.layer.and_then(|layer| stacks.iter().find(|stack| stack.contains(&layer)));
+        let (layers, dims) = match (tensor.layer, stack) {
+            (Some(layer), Some(stack)) if stack.first() != Some(&layer) => continue,
+            (Some(_), Some(stack)) => {
+                let dims = std::iter::once(stack.len() as u64).chain(local).collect();
+                (stack.clone(), dims)
+            }
+            (layer, _) => (layer.into_iter().collect(), local),
+        };
+        let role = ParameterRole::Weight { role: tensor.role, layers };
+        parameters.push(StepParameter::new(tensor.name.clone(), role, Shape::new(element, dims)));
+    }
+    Ok(parameters)
+}
+
+/// A weight by its role and layer: the argument, and its place in the stack if it is one.
+#[derive(Debug, Default)]
+pub(super) struct Weights {
+    known: HashMap<(Role, Option<usize>), (Value, Option<u64>)>,
+}
+
+impl Weights {
+    /// `stacked`: the first dimension is that of `layers`, also if it is a single one.
+    pub(super) fn insert(&mut self, role: Role, layers: &[usize], stacked: bool, value: Value) {
+        if layers.is_empty() {
+            self.known.insert((role, None), (value, None));
+        }
+        for (place, layer) in layers.iter().enumerate() {
+            self.known.insert((role, Some(*layer)), (value, stacked.then_some(place as u64)));
+        }
+    }
+
+    /// A weight outside of the layers.
+    pub(super) fn global(&self, role: Role) -> Result<Value, GraphError> {
+        let found = self.known.get(&(role, None)).map(|(value, _)| *value);
+        found.ok_or_else(|| GraphError::Weight { role: format!("{role:?}"), layer: None })
+    }
+
+    /// A weight of a layer.
+    pub(super) fn of(&self, b: &mut Builder, at: At, role: Role) -> Result<Value, GraphError> {
+        let layer = at.representative();
+        let missing = || GraphError::Weight { role: format!("{role:?}"), layer: Some(layer) };
+        let (value, place) = *self.known.get(&(role, Some(layer))).ok_or_else(missing)?;
+        if place.is_none() {
+            return Ok(value);
+        }
+        let place = |layer: usize| self.known.get(&(role, Some(layer))).and_then(|(_, place)| *place);
+        let start = at.linear(b, place)?;
+        Ok(row(b, value, start)?)
+    }
+}
+
+/// Row `at` of the first dimension, without that dimension.
+pub(super) fn row(b: &mut Builder, stack: Value, at: Value) -> Result<Value, HloError> {
+    let dims = b.shape(stack)?.dims().to_vec();
+    let zero = b.scalar(0_i32)?;
+    let rest = dims.get(1..).unwrap_or_default();
+    let starts: Vec<Value> = std::iter::once(at).chain(rest.iter().map(|_| zero)).collect();
+    let sizes: Vec<u64> = std::iter::once(1).chain(rest.iter().copied()).collect();
+    let one = b.dynamic_slice(stack, &starts, &sizes)?;
+    b.reshape(one, rest)
+}
+
+/// The element type that a data type is in a program.
+pub(super) fn element_type(dtype: crate::DType) -> Option<ElementType> {
+    use crate::DType;
+    match dtype {
+        DType::F32 => Some(ElementType::F32),
+        DType::Bf16 => Some(ElementType::Bf16),
+        DType::F16 => Some(ElementType::F16),
+        DType::F8E4M3 => Some(ElementType::F8E4m3fn),
+        DType::F8E5M2 => Some(ElementType::F8E5m2),
+        _ => None,
+    }
+}
