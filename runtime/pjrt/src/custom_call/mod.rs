@@ -26,11 +26,11 @@ pub use attributes::{Attribute, Attributes};
 pub use call::{Call, Operand, Output};
 
 use crate::error::{Error, Result};
+use crate::ffi::EXTENSION_FFI;
 use crate::ffi::custom_call::{
     CallError, CallFrame, ERROR_INTERNAL, EXTENSION_METADATA, ErrorCreateArguments, FfiApi, FfiExtension,
     Handler as RawHandler, MetadataExtension, RegisterHandlerArguments, STAGE_EXECUTE,
 };
-use crate::ffi::{EXTENSION_FFI, ExtensionBase};
 use crate::plugin::Plugin;
 
 /// The major version of XLA's FFI that the structs here are laid out for. Minor versions append fields.
