@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 /// Keeps XLA's log to fatal errors; what matters comes back as [`Error`].
 pub const QUIET: (&str, &str) = ("TF_CPP_MIN_LOG_LEVEL", "3");
 
-/// Lets the TPU plugin compile on a machine that is no TPU VM, by not asking a cloud's metadata server.
-pub const TPU_COMPILE_ONLY: (&str, &str) = ("TPU_SKIP_MDS_QUERY", "1");
+/// Let the TPU plugin compile where no TPU is to be run: it does not ask a cloud's metadata server, and does not take
+/// the lock that keeps all other processes of the machine from loading it.
+pub const TPU_COMPILE_ONLY: [(&str, &str); 2] = [("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")];
 
 /// Sets those of `variables` that have no value yet; what the user has set stays. To be called first thing in `main`,
 /// before any thread starts and before a plugin is loaded.

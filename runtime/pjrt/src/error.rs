@@ -320,10 +320,12 @@ mod tests {
 
     #[test]
     fn the_compilers_message_gives_its_bytes() {
-        // The first is what libtpu 0.0.51 prints for a 32 GiB argument on v6e:1x1.
-        let first = exhausted("E1000: CompileTimeHbmOom: Argument (32.00G) exceeds available HBM (31.24G) by 768M");
-        let gib = f64::from(1 << 30);
-        assert_eq!(first, Some(HbmExceeded { needed: Some(32 << 30), available: Some((31.24 * gib).round() as u64) }));
+        // libtpu 0.0.51 says this of an identity over 32 GiB for v6e:1x1.
+        let first = exhausted(
+            "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries \
+             (64.00G) exceeds available HBM (31.24G). HLO module: main.",
+        );
+        assert_eq!(first, Some(HbmExceeded { needed: Some(64 << 30), available: Some(33_543_694_582) }));
         let second = exhausted("Ran out of memory in memory space hbm. Used 512.00M of 256.00M hbm.");
         assert_eq!(second, Some(HbmExceeded { needed: Some(512 << 20), available: Some(256 << 20) }));
         assert_eq!(exhausted("no more handles"), Some(HbmExceeded { needed: None, available: None }));

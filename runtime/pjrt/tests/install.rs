@@ -1,4 +1,5 @@
 //! Installing plugins, with a `pip` that records what it is asked for and does what the test wants.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers and the lines that say what is skipped")]
 #![cfg(target_os = "linux")]
 
 use std::io::Write as _;
@@ -106,7 +107,7 @@ fn a_wheel_is_fetched_checked_and_unpacked() {
     assert_eq!(found.path, world.path("data/plugins/fake-1.0/library.so"));
     assert_eq!(std::fs::read(&found.path).unwrap(), [7; 100_000]);
     assert_eq!(std::fs::metadata(&found.path).unwrap().permissions().mode() & 0o777, 0o755);
-    assert_eq!(world.files(), [found.path.clone()], "nothing else is left");
+    assert_eq!(world.files(), std::slice::from_ref(&found.path), "nothing else is left");
     assert!(matches!(&news[0], Progress::Command(command) if command.contains("fake==1.0")), "{news:?}");
     assert_eq!(news.last(), Some(&Progress::Unpack { bytes: 100_000, total: 100_000 }));
     assert_eq!(world.installer().find_installed(Target::Cpu), Some(found.clone()));
@@ -132,7 +133,7 @@ fn a_wheel_with_another_hash_is_not_installed() {
     let error = world.install().unwrap_err();
     assert!(matches!(error, InstallError::Hash { .. }));
     assert!(error.to_string().contains("nothing was installed"), "{error}");
-    assert_eq!(world.files(), [PathBuf::new(); 0]);
+    assert_eq!(world.files(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn a_wheel_that_is_cut_off_leaves_nothing() {
         let error = world.install().unwrap_err();
         assert!(matches!(error, InstallError::Wheel { .. }), "{error}");
         assert!(error.to_string().contains(LIBRARY), "{error}");
-        assert_eq!(world.files(), [PathBuf::new(); 0]);
+        assert_eq!(world.files(), Vec::<PathBuf>::new());
     }
 }
 
@@ -170,7 +171,7 @@ fn failures_of_pip_are_told_apart() {
         let world = World::new();
         world.program("pip", &format!("/bin/cat >&2 <<'END'\n{lines}\nEND\nexit 1"));
         let error = world.install().unwrap_err();
-        assert_eq!(world.files(), [PathBuf::new(); 0]);
+        assert_eq!(world.files(), Vec::<PathBuf>::new());
         error
     };
     // Both texts are pip 23.2's own.

@@ -159,4 +159,5 @@ pub(crate) struct ExecuteOptions {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a line says what is skipped")]
 mod tests;

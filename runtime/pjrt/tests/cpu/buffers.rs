@@ -66,8 +66,8 @@ func.func public @main(%x: tensor<4xf8E4M3FN>, %y: tensor<4xf8E5M2>, %z: tensor<
     let arguments = vec![vec![Argument::Keep(&e4m3), Argument::Keep(&e5m2), Argument::Keep(&bf16s)]];
     let outputs = compile(&client, program).execute(arguments).unwrap().remove(0);
     assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [448.0, 1.0, 0.001_953_125, -2.0]);
-    assert_eq!(outputs[1].to_vec::<f32>().unwrap(), [57344.0, 1.0, 0.000_015_258_789_062_5, -2.0]);
-    assert_eq!(outputs[2].to_vec::<f32>().unwrap(), [3.389_531_4e38, 1.0, 1.175_494_35e-38, -2.0]);
+    assert_eq!(outputs[1].to_vec::<f32>().unwrap(), [57344.0, 1.0, 1.525_878_9e-5, -2.0]);
+    assert_eq!(outputs[2].to_vec::<f32>().unwrap(), [3.389_531_4e38, 1.0, 1.175_494_4e-38, -2.0]);
 }
 
 #[test]
