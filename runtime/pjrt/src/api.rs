@@ -106,7 +106,7 @@ impl Api {
             let mut arguments = ErrorDestroy::new();
             arguments.error = error;
             // SAFETY: `PJRT_Error_Destroy` takes this struct; it returns nothing, so the result is not looked at.
-            let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(function) };
+            let function: unsafe extern "C-unwind" fn(*mut c_void) = unsafe { std::mem::transmute(function) };
             // SAFETY: `error` is live and is not used afterwards.
             unsafe { function((&raw mut arguments).cast()) };
         }
@@ -123,7 +123,7 @@ impl Api {
                 let mut arguments = ErrorMessage::new();
                 arguments.error = error;
                 // SAFETY: `PJRT_Error_Message` takes this struct and returns nothing.
-                let function: unsafe extern "C" fn(*mut c_void) = unsafe { std::mem::transmute(function) };
+                let function: unsafe extern "C-unwind" fn(*mut c_void) = unsafe { std::mem::transmute(function) };
                 // SAFETY: `error` is live.
                 unsafe { function((&raw mut arguments).cast()) };
                 // SAFETY: the message lives as long as the error, and is copied here.

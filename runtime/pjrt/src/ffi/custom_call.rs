@@ -13,7 +13,7 @@ pub(crate) struct FfiExtension {
     pub(crate) base: ExtensionBase,
     pub(crate) type_register: *mut c_void,
     pub(crate) user_data_add: *mut c_void,
-    pub(crate) register_handler: Option<unsafe extern "C" fn(*mut RegisterHandlerArguments) -> *mut Error>,
+    pub(crate) register_handler: Option<unsafe extern "C-unwind" fn(*mut RegisterHandlerArguments) -> *mut Error>,
 }
 
 /// `PJRT_FFI_Register_Handler_Args` as of C API 0.81. Unlike other arguments it has no `extension_start`. Versions long

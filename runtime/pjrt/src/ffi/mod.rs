@@ -50,6 +50,9 @@ pub(crate) struct ApiHead {
 }
 
 /// Any function of the table that returns an error, its argument struct passed as an untyped pointer.
+///
+/// `C-unwind`, since plugins have been seen to let C++ exceptions out, against the C API's rules. They cannot be caught
+/// here, but this way they end the process rather than being undefined behaviour.
 pub(crate) type Function = unsafe extern "C-unwind" fn(*mut c_void) -> *mut Error;
 
 /// A struct of arguments of one function of the table.

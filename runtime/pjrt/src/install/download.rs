@@ -58,7 +58,9 @@ pub(super) fn fetch(
     Err(if success {
         let line = format!("it left no file {}", wheel.file);
         InstallError::Download { package: requirement, command: shown, line, variable }
-    } else if messages.iter().any(|line| speaks_of_network(line)) {
+    } else if let Some(line) = messages.iter().rev().find(|line| speaks_of_network(line)) {
+        // More telling than the last line, which says that there is no such package.
+        let line = line.clone();
         InstallError::Offline { package: requirement, command: shown, line, variable }
     } else if messages.iter().any(|line| line.contains("No matching distribution found")) {
         let platform = wheel.platform.clone();

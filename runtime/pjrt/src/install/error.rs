@@ -46,14 +46,14 @@ pub enum InstallError {
     },
     /// The index cannot be reached.
     #[error(
-        "cannot fetch {package}: the package index cannot be reached; `{command}` ended with: {line}\ncheck the network or the index that pip is configured with, or fetch the wheel elsewhere and install from that file, or point {variable} at the library"
+        "cannot fetch {package}: the package index cannot be reached; `{command}` says: {line}\ncheck the network or the index that pip is configured with, or fetch the wheel elsewhere and install from that file, or point {variable} at the library"
     )]
     Offline {
         /// The package and its version.
         package: String,
         /// What was run.
         command: String,
-        /// What it said at last.
+        /// What it said of the network.
         line: String,
         /// The variable.
         variable: &'static str,

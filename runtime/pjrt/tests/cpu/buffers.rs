@@ -138,6 +138,19 @@ fn memory_that_is_not_aligned_is_copied_and_let_go() {
     assert_eq!(buffer.to_vec::<f32>().unwrap(), [1.5; 1022]);
 }
 
+#[test]
+fn the_alignment_is_the_least_that_xla_takes() {
+    let Some(client) = client(1) else { return };
+    let (bytes, _) = lent(64);
+    for (offset, in_place) in [(HostBytes::ALIGNMENT, true), (HostBytes::ALIGNMENT / 2, false), (4, false)] {
+        let part = bytes.slice(offset..offset + 1024).unwrap();
+        assert_eq!(part.is_aligned(), in_place);
+        let address = part.as_ptr().addr();
+        let buffer = client.borrow(part, ElementType::F32, &[256], 0).unwrap();
+        assert_eq!(buffer.address().unwrap() == address, in_place, "at {offset} bytes");
+    }
+}
+
 /// XLA releases memory from a thread of its own.
 fn wait_for(drops: &AtomicUsize) {
     for _ in 0..500 {
