@@ -93,7 +93,7 @@ impl Topology {
     /// key of a compile cache.
     ///
     /// # Errors
-    /// [`crate::StatusCode::Unimplemented`] from plugins that cannot, which the CPU plugin is among.
+    /// [`crate::StatusCode::Unimplemented`] from plugins that cannot.
     pub fn serialize(&self) -> Result<Vec<u8>> {
         let mut arguments = TopologySerialize::new();
         arguments.topology = self.raw.as_ptr();
@@ -112,7 +112,8 @@ impl Topology {
     /// and can be serialized for a machine that has the devices.
     ///
     /// # Errors
-    /// [`Error::Xla`]; [`Error::hbm_exceeded`] tells whether it is too large for the devices.
+    /// [`Error::Xla`], always from the CPU plugin, which compiles for clients only; [`Error::hbm_exceeded`] tells
+    /// whether it is too large for the devices.
     pub fn compile(&self, program: &[u8], options: &CompileOptions) -> Result<Executable> {
         let options = options.serialize()?;
         let program = crate::executable::mlir_program(program);

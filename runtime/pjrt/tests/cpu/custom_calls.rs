@@ -3,7 +3,7 @@
 use std::sync::Once;
 
 use gemma4_pjrt::custom_call::{Attribute, Call, Handler, register};
-use gemma4_pjrt::{Argument, Client, ElementType, Error, StatusCode};
+use gemma4_pjrt::{Argument, Client, CompileOptions, ElementType, Error, StatusCode};
 
 use crate::support::{client, compile, cpu};
 
@@ -143,6 +143,31 @@ fn memory_that_is_shared_is_lent_once() {
     let outputs = program.execute(vec![vec![Argument::Keep(&x)]]).unwrap();
     assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [2.0; 64]);
     assert_eq!(x.to_vec::<f32>().unwrap(), [1.0; 64]);
+}
+
+#[test]
+fn devices_call_a_handler_side_by_side() {
+    let Some(client) = with_handlers(4) else { return };
+    let program = r#"
+module @side_by_side attributes {mhlo.num_partitions = 4 : i32, mhlo.num_replicas = 1 : i32} {
+  func.func public @main(%x: tensor<2x2xf32> {mhlo.sharding = "{manual}"})
+      -> (tensor<2x2xf32> {mhlo.sharding = "{manual}"}) {
+    %y:2 = stablehlo.custom_call @test_scale(%x) {api_version = 4 : i32, mhlo.sharding = "{{manual}, {manual}}",
+      backend_config = {factor = 2.0 : f32, offset = 1 : i64, text = "", list = array<i64: 3, 4>}}
+      : (tensor<2x2xf32>) -> (tensor<2x2xf32>, tensor<i32>)
+    return %y#0 : tensor<2x2xf32>
+  }
+}"#;
+    let program = client.compile(program.as_bytes(), &CompileOptions::manual_spmd(&[0, 1, 2, 3])).unwrap();
+    for round in 0_u16..20 {
+        let operand =
+            |device: u16| client.buffer_of(&[f32::from(100 * device + round); 4], &[2, 2], device.into()).unwrap();
+        let operands: Vec<_> = (0_u16..4).map(operand).collect();
+        let arguments = operands.iter().map(|operand| vec![Argument::Keep(operand)]).collect();
+        for (device, outputs) in (0_u16..).zip(program.execute(arguments).unwrap()) {
+            assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [f32::from(2 * (100 * device + round) + 1); 4]);
+        }
+    }
 }
 
 #[test]
