@@ -142,14 +142,14 @@ pub enum Error {
         names: String,
     },
     /// A file cannot be used as memory.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {error}", path.display())]
     File {
         /// What was tried.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
 }
 

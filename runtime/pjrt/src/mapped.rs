@@ -38,7 +38,7 @@ impl MappedFile {
     /// # Errors
     /// [`Error::File`].
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let failed = |source| Error::File { action: "map", path: path.to_owned(), source };
+        let failed = |error| Error::File { action: "map", path: path.to_owned(), error };
         let file = File::open(path).map_err(failed)?;
         // SAFETY: read-only and private; that nobody else changes the file is what the type's documentation asks for,
         // as every user of mapped files has to.
@@ -57,7 +57,7 @@ impl MappedFile {
     /// # Errors
     /// [`Error::File`] when the range does not lie in the file or the system refuses.
     pub fn advise(&self, access: Access, offset: usize, length: usize) -> Result<()> {
-        let failed = |source| Error::File { action: "give advice on reading", path: self.path.clone(), source };
+        let failed = |error| Error::File { action: "give advice on reading", path: self.path.clone(), error };
         if offset.checked_add(length).is_none_or(|end| end > self.map.len()) {
             return Err(failed(std::io::Error::from(std::io::ErrorKind::InvalidInput)));
         }

@@ -111,14 +111,14 @@ pub enum InstallError {
         reason: String,
     },
     /// The operating system refuses.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {error}", path.display())]
     File {
         /// What was tried.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
 }
 
@@ -126,6 +126,6 @@ impl InstallError {
     /// Makes errors of the operating system into ours.
     pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| InstallError::File { action, path, source }
+        move |error| InstallError::File { action, path, error }
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn library(
 pub(super) fn copy(from: &Path, place: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), InstallError> {
     let mut file = File::open(from).map_err(InstallError::file("open", from))?;
     let metadata = file.metadata().map_err(InstallError::file("look at", from))?;
-    let failed = |error| InstallError::File { action: "read", path: from.to_owned(), source: error };
+    let failed = |error| InstallError::File { action: "read", path: from.to_owned(), error };
     write(&mut file, metadata.len(), place, &failed, progress)
 }
 
