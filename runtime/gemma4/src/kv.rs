@@ -151,6 +151,12 @@ impl KvLayout {
         self.dtype
     }
 
+    /// Devices that a copy of the model is split over.
+    #[must_use]
+    pub const fn devices(&self) -> u64 {
+        self.devices
+    }
+
     /// Bytes of a page on each device, the same for both kinds.
     #[must_use]
     pub const fn page_bytes_per_device(&self) -> u64 {

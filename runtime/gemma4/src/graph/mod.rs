@@ -65,6 +65,14 @@ pub enum GraphError {
         /// Index of the layer.
         layer: usize,
     },
+    /// The KV cache was laid out for another number of devices.
+    #[error("the KV cache is laid out for {laid_out} devices, and the mesh splits the model over {mesh}")]
+    KvDevices {
+        /// Devices of the layout.
+        laid_out: u64,
+        /// Devices of the mesh's model axis.
+        mesh: u64,
+    },
     /// A weight that a layer needs is not among the tensors of its configuration.
     #[error("the configuration has no {role} for layer {layer:?}")]
     Weight {

@@ -95,6 +95,9 @@ impl StepOptions {
                 return Err(GraphError::Size { what, found, wanted: "1 to 2^31-1" });
             }
         }
+        if self.kv.devices() != self.mesh.model {
+            return Err(GraphError::KvDevices { laid_out: self.kv.devices(), mesh: self.mesh.model });
+        }
         Ok(())
     }
 }

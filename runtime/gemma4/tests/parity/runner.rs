@@ -63,14 +63,15 @@ impl Default for How {
     }
 }
 
-type Weights = HashMap<(Role, Option<usize>), Vec<Buffer>>;
+/// What the devices have of each tensor or stack, by its role and first layer.
+type Parts<T> = HashMap<(Role, Option<usize>), T>;
 
 pub(crate) struct Runner {
     client: &'static Client,
     pub(crate) config: Config,
     how: How,
     kv: KvLayout,
-    weights: Weights,
+    weights: Parts<Vec<Buffer>>,
     programs: HashMap<(u64, u64, u64), (StepGraph, LoadedExecutable)>,
     pool: Vec<Buffer>,
     free: Vec<i32>,
@@ -126,7 +127,7 @@ impl Runner {
             options.layout = Layout::Stacked;
         }
         let target = Target { mesh, experts: how.experts, dtype: how.dtype };
-        let loaded: Mutex<HashMap<(Role, Option<usize>), HashMap<u64, Buffer>>> = Mutex::default();
+        let loaded: Mutex<Parts<HashMap<u64, Buffer>>> = Mutex::default();
         let outcome = checkpoint.load::<()>(&target, &options, |part| {
             let (tensor, shape) = (part.tensors[0], dims(&part.shape));
             for &rank in &part.ranks {
@@ -138,7 +139,7 @@ impl Runner {
             }
             ControlFlow::Continue(())
         });
-        outcome.expect("weights");
+        assert!(outcome.expect("weights").is_continue());
         let by_rank = |mut all: HashMap<u64, Buffer>| -> Vec<Buffer> {
             ranks.iter().map(|rank| all.remove(rank).expect("a part for each rank")).collect()
         };
