@@ -5,7 +5,6 @@
 //! Not a test: figures depend on the machine.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
-#![expect(unsafe_code, reason = "mapping a file is unsafe, and done here as the runtime does it")]
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -14,38 +13,58 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::tensors;
-use gemma4_model::weights::{Checkpoint, FileBytes, LoadOptions, Selection, Strategy, Target};
+use gemma4_model::weights::{AlignedStore, Checkpoint, FileBytes, LoadOptions, Part, Selection, Strategy, Target};
 use gemma4_model::{Config, DType};
+use gemma4_pjrt::install::{self, Target as Platform};
+use gemma4_pjrt::mapped::MappedFile;
+use gemma4_pjrt::{Client, ElementType, HostBytes, Plugin, Value, environment};
 
 const CHILD: &str = "LOAD_BENCH_CHILD";
 
-/// Name, devices, element type, whether pages are read ahead, workers.
-const CASES: [(&str, u64, DType, bool, usize); 7] = [
-    ("one device, borrowed", 1, DType::Bf16, false, 2),
-    ("one device, borrowed, prefetch", 1, DType::Bf16, true, 2),
-    ("two devices, rows and columns", 2, DType::Bf16, false, 2),
-    ("four devices, rows and columns", 4, DType::Bf16, false, 2),
-    ("four devices, one worker", 4, DType::Bf16, false, 1),
-    ("one device, to float32", 1, DType::F32, false, 2),
-    ("four devices, to float32", 4, DType::F32, false, 2),
+/// Where parts go.
+#[derive(Clone, Copy, PartialEq)]
+enum To {
+    /// Every byte is read once, as a copy to a device would.
+    Reader,
+    /// Devices of XLA's CPU plugin, which keep them.
+    Devices,
+    /// The same by way of the file of aligned parts, in which they may be already.
+    AlignedDevices,
+}
+
+/// Name, devices, element type, whether pages are read ahead, workers, where to.
+const CASES: [(&str, u64, DType, bool, usize, To); 12] = [
+    ("one device, borrowed", 1, DType::Bf16, false, 2, To::Reader),
+    ("one device, borrowed, prefetch", 1, DType::Bf16, true, 2, To::Reader),
+    ("two devices, rows and columns", 2, DType::Bf16, false, 2, To::Reader),
+    ("four devices, rows and columns", 4, DType::Bf16, false, 2, To::Reader),
+    ("four devices, one worker", 4, DType::Bf16, false, 1, To::Reader),
+    ("one device, to float32", 1, DType::F32, false, 2, To::Reader),
+    ("four devices, to float32", 4, DType::F32, false, 2, To::Reader),
+    ("XLA, one device, from the checkpoint", 1, DType::Bf16, false, 2, To::Devices),
+    ("XLA, one device, aligned, first time", 1, DType::Bf16, false, 2, To::AlignedDevices),
+    ("XLA, one device, aligned, again", 1, DType::Bf16, false, 2, To::AlignedDevices),
+    ("XLA, four devices, aligned, first time", 4, DType::Bf16, false, 2, To::AlignedDevices),
+    ("XLA, four devices, aligned, again", 4, DType::Bf16, false, 2, To::AlignedDevices),
 ];
 
 fn main() {
     if let Ok(case) = std::env::var(CHILD) {
         let (index, folder) = case.split_once(' ').expect("index and folder");
+        environment::prepare(&[environment::QUIET]).expect("quiet logs");
         return run(index.parse().expect("an index"), Path::new(folder));
     }
     let gigabytes: u64 = std::env::var("LOAD_BENCH_GB").map_or(2, |value| value.parse().expect("a whole number"));
     let folder = std::env::temp_dir().join(format!("gemma4-load-bench-{}", std::process::id()));
     let bytes = generate(&folder, gigabytes);
     println!(
-        "{:<34} {:>9} {:>9} {:>10} {:>13}",
+        "{:<40} {:>9} {:>9} {:>10} {:>13}",
         format!("{:.2} GB", bytes as f64 / 1e9),
         "time",
         "GB/s",
@@ -107,13 +126,17 @@ fn generate(folder: &Path, gigabytes: u64) -> u64 {
 }
 
 fn map(path: &Path) -> io::Result<FileBytes> {
-    let file = File::open(path)?;
-    // SAFETY: the file was made by this bench and nobody changes it.
-    Ok(Arc::new(unsafe { memmap2::Mmap::map(&file)? }))
+    let file: Arc<MappedFile> = MappedFile::open(path).map_err(io::Error::other)?;
+    Ok(file)
 }
 
 fn run(index: usize, folder: &Path) {
-    let (name, devices, dtype, prefetch, workers) = CASES[index];
+    let (name, devices, dtype, prefetch, workers, to) = CASES[index];
+    let client = if to == To::Reader { None } else { client(devices) };
+    if to != To::Reader && client.is_none() {
+        println!("{name:<40} skipped: no CPU plugin; run `cargo run -p gemma4-pjrt --example install-cpu`");
+        return;
+    }
     let folder = PathBuf::from(folder);
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&folder, Selection::default(), map).expect("opens");
@@ -131,11 +154,33 @@ fn run(index: usize, folder: &Path) {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let outcome = checkpoint.load::<()>(&target, &options, |part| {
-            let (words, _) = part.bytes.as_slice().as_chunks::<8>();
-            black_box(words.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word)));
+        let buffers = Mutex::new(Vec::new());
+        let keep = |part: Part<'_>| {
+            match &client {
+                Some(client) => {
+                    let bytes = HostBytes::new(Arc::new(part.bytes.clone()));
+                    let dims: Vec<i64> = part.shape.iter().map(|size| size.cast_signed()).collect();
+                    for &rank in &part.ranks {
+                        let device = usize::try_from(rank).expect("a device");
+                        let buffer = client.borrow(bytes.clone(), ElementType::BF16, &dims, device).expect("a buffer");
+                        buffer.ready().and_then(|event| event.wait()).expect("there");
+                        buffers.lock().expect("unlocked").push(buffer);
+                    }
+                }
+                None => {
+                    let (words, _) = part.bytes.as_slice().as_chunks::<8>();
+                    black_box(words.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word)));
+                }
+            }
             ControlFlow::Continue(())
-        });
+        };
+        let outcome = if to == To::AlignedDevices {
+            let store = AlignedStore { folder: &folder.join("aligned"), map: &map, on_progress: &|_| {} };
+            checkpoint.load_aligned::<()>(&target, &options, &store, keep)
+        } else {
+            checkpoint.load::<()>(&target, &options, keep)
+        };
+        peak.fetch_max(anonymous(), Ordering::Relaxed);
         finished.store(true, Ordering::Relaxed);
         outcome.expect("loads").continue_value().expect("nobody breaks off")
     });
@@ -143,7 +188,14 @@ fn run(index: usize, folder: &Path) {
     let peak = peak.into_inner() as f64 / (1 << 20) as f64;
     let (bytes, borrowed) = (report.bytes as f64, report.borrowed_bytes as f64);
     let rate = bytes / 1e9 / seconds;
-    println!("{name:<34} {seconds:>7.2} s {rate:>9.2} {:>8.0} % {peak:>9.1} MiB", 100.0 * borrowed / bytes);
+    println!("{name:<40} {seconds:>7.2} s {rate:>9.2} {:>8.0} % {peak:>9.1} MiB", 100.0 * borrowed / bytes);
+}
+
+fn client(devices: u64) -> Option<Client> {
+    let found = install::find(Platform::Cpu).expect("the place of plugins")?;
+    let plugin = Plugin::load(&found.path).expect("the CPU plugin");
+    let client = plugin.client(&[("cpu_device_count", Value::Int(devices.cast_signed()))]).expect("devices");
+    Some(client)
 }
 
 /// Bytes of memory that is no file's, from the system; 0 where it does not say.

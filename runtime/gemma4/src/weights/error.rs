@@ -76,6 +76,16 @@ pub enum WeightsError {
         /// Bytes asked for.
         bytes: u64,
     },
+    /// The file with aligned parts cannot be used.
+    #[error("cannot {what} {}, where weights are kept as devices take them: {error}", path.display())]
+    Store {
+        /// What was tried.
+        what: &'static str,
+        /// The file, or one of the checkpoint.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
     /// A thread could not be started.
     #[error("a thread to load weights with could not be started")]
     Thread(#[source] io::Error),

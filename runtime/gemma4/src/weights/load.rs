@@ -160,8 +160,22 @@ impl Checkpoint {
     ) -> Result<ControlFlow<B, LoadReport>, WeightsError> {
         let works = work::list(self, target, options.ranks, options.layout)?;
         let report = report(&works);
+        Ok(match self.run(&works, options, (0, report.bytes), on_part)? {
+            ControlFlow::Break(value) => ControlFlow::Break(value),
+            ControlFlow::Continue(()) => ControlFlow::Continue(report),
+        })
+    }
+
+    /// Produces these parts. `before` bytes of `total` are counted as handed out already.
+    pub(super) fn run<B: Send>(
+        &self,
+        works: &[Work<'_>],
+        options: &LoadOptions<'_>,
+        (before, total): (u64, u64),
+        on_part: impl Fn(Part<'_>) -> ControlFlow<B> + Sync,
+    ) -> Result<ControlFlow<B>, WeightsError> {
         let gate = Gate::default();
-        let (next, handed_out) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (next, handed_out) = (AtomicUsize::new(0), AtomicU64::new(before));
         let worker = || -> Result<ControlFlow<B>, WeightsError> {
             let stop_unless_finished = StopOnDrop(&gate);
             while !gate.is_stopped() {
@@ -169,7 +183,7 @@ impl Checkpoint {
                 let Some(reservation) = gate.reserve(work.buffer_bytes(), options.buffer_bytes) else { break };
                 let bytes = work.produce(self)?;
                 let done = handed_out.fetch_add(work.bytes(), Ordering::Relaxed).saturating_add(work.bytes());
-                let progress = Progress { done, total: report.bytes };
+                let progress = Progress { done, total };
                 if let ControlFlow::Break(value) = on_part(part(work, bytes, progress)) {
                     return Ok(ControlFlow::Break(value));
                 }
@@ -180,11 +194,11 @@ impl Checkpoint {
             std::mem::forget(stop_unless_finished);
             Ok(ControlFlow::Continue(()))
         };
-        let outcome = thread::scope(|scope| {
+        thread::scope(|scope| {
             let stop_readers = StopOnDrop(&gate);
             let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
             if !matches!(options.strategy, Strategy::Lazy) {
-                let reader = || self.read_ahead(&works, options.strategy, &gate);
+                let reader = || self.read_ahead(works, options.strategy, &gate);
                 spawn("weights-ahead").spawn_scoped(scope, reader).map_err(WeightsError::Thread)?;
             }
             let mut workers = Vec::new();
@@ -200,10 +214,6 @@ impl Checkpoint {
             }
             drop(stop_readers);
             outcome
-        })?;
-        Ok(match outcome {
-            ControlFlow::Break(value) => ControlFlow::Break(value),
-            ControlFlow::Continue(()) => ControlFlow::Continue(report),
         })
     }
 
@@ -239,7 +249,7 @@ fn touch(piece: &[u8]) {
     black_box(sum);
 }
 
-fn part<'a>(work: &Work<'a>, bytes: LocalBytes, progress: Progress) -> Part<'a> {
+pub(super) fn part<'a>(work: &Work<'a>, bytes: LocalBytes, progress: Progress) -> Part<'a> {
     Part {
         tensors: work.members.iter().map(|member| &member.matched.tensor).collect(),
         ranks: work.ranks.clone(),
@@ -251,7 +261,7 @@ fn part<'a>(work: &Work<'a>, bytes: LocalBytes, progress: Progress) -> Part<'a> 
     }
 }
 
-fn report(works: &[Work<'_>]) -> LoadReport {
+pub(super) fn report(works: &[Work<'_>]) -> LoadReport {
     let mut report = LoadReport::default();
     let mut converted: Vec<(&str, DType)> = Vec::new();
     for work in works {

@@ -6,11 +6,13 @@
 //!
 //! * [`Checkpoint::open`] maps the files, reads the headers and matches every tensor against the configuration
 //! * [`Checkpoint::load`] produces the parts on a few threads, for devices to take over
+//! * [`Checkpoint::load_aligned`] does so from memory that devices take over without a copy, at any start but the first
 //! * [`Checkpoint::part`] cuts a single tensor for a single rank
 //!
 //! How a file becomes bytes is the caller's choice ([`FileBytes`]): mapping needs unsafe code, which this crate has none of.
 //! A mapped file must not shrink while it is in use; the system ends a process that touches what is gone.
 
+mod aligned;
 mod bytes;
 mod convert;
 mod error;
@@ -20,6 +22,7 @@ mod open;
 mod slice;
 mod work;
 
+pub use aligned::AlignedStore;
 pub use bytes::{FileBytes, LocalBytes, OWNED_ALIGNMENT};
 pub use error::WeightsError;
 pub use load::{Layout, LoadOptions, LoadReport, Part, Progress, Strategy, Target};

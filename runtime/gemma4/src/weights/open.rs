@@ -89,6 +89,10 @@ impl Checkpoint {
         &self.unread
     }
 
+    pub(super) fn files(&self) -> &[(PathBuf, FileBytes)] {
+        &self.files
+    }
+
     pub(super) fn matched(&self) -> &[Matched] {
         &self.matched
     }

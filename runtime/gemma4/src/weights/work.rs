@@ -87,6 +87,12 @@ impl<'a> Work<'a> {
         if self.borrowable().is_some() { 0 } else { self.bytes() }
     }
 
+    /// Whether the part can be handed out as it lies in a file, and a device can take it over there.
+    pub(super) fn is_aligned(&self, checkpoint: &Checkpoint) -> bool {
+        self.borrowable().is_some()
+            && self.produce(checkpoint).is_ok_and(|bytes| bytes.alignment() >= super::bytes::OWNED_ALIGNMENT)
+    }
+
     fn borrowable(&self) -> Option<(&Member<'a>, Range<usize>)> {
         match self.members.as_slice() {
             [member] if member.conversion == Conversion::Same => Some((member, self.slice.in_one_piece()?)),

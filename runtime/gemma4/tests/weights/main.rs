@@ -1,5 +1,6 @@
 //! The weight loader from the outside, held against the safetensors library.
 
+mod aligned;
 mod data;
 mod errors;
 mod fixtures;
