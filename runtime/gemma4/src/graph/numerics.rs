@@ -73,7 +73,7 @@ pub(super) fn to_f64(count: u64) -> f64 {
     number
 }
 
-/// A scalar of type s32. Sizes of a step are far below 2^31; what is not would be refused by XLA as a shape.
+/// A scalar of type s32. Every count of a step is below 2^31: `StepOptions` that say otherwise are refused before.
 pub(super) fn index(b: &mut Builder, value: u64) -> Result<Value, HloError> {
     b.scalar(i32::try_from(value).unwrap_or(i32::MAX))
 }

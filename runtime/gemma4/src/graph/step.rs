@@ -80,8 +80,12 @@ impl StepOptions {
         }
     }
 
-    fn check(&self) -> Result<(), GraphError> {
+    /// Everything that is counted in the program is counted in s32, so every such count is held against that here.
+    fn check(&self, config: &Config) -> Result<(), GraphError> {
         let most = u64::from(i32::MAX.unsigned_abs());
+        let text = &config.text;
+        let page = self.kv.page_bytes_per_device();
+        let pairs = self.tokens.saturating_mul(text.moe.map_or(1, |moe| moe.top_k.max(1)));
         for (what, found) in [
             ("the number of token rows", self.tokens),
             ("the number of sequences", self.sequences),
@@ -90,6 +94,13 @@ impl StepOptions {
             ("the query tile", self.query_tile),
             ("the number of pages", self.pages),
             ("the number of devices", self.mesh.devices()),
+            ("the number of bytes of a page", page),
+            ("the number of pairs of tokens and experts", pairs),
+            (
+                "the number of rows and items",
+                self.tokens.saturating_add(self.query_tile).saturating_add(self.sequences),
+            ),
+            ("the vocabulary", text.vocab_size),
         ] {
             if found == 0 || found > most {
                 return Err(GraphError::Size { what, found, wanted: "1 to 2^31-1" });
@@ -156,7 +167,7 @@ struct KindInputs {
 /// # Errors
 /// [`GraphError`] if the options do not suit the model or each other.
 pub fn step(config: &Config, options: &StepOptions) -> Result<StepGraph, GraphError> {
-    options.check()?;
+    options.check(config)?;
     let element = options.element()?;
     let kv_element = element_type(options.kv.dtype()).ok_or(GraphError::DType(options.kv.dtype()))?;
     let kinds: Vec<AttentionKind> = AttentionKind::ALL

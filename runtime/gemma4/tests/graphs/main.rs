@@ -105,11 +105,16 @@ fn what_makes_no_step_is_refused() {
     let refused = |change: &dyn Fn(&mut StepOptions)| {
         let mut options = good.clone();
         change(&mut options);
-        step(&config, &options).expect_err("a refusal").to_string()
+        step(&config, &options).map(drop).expect_err("a refusal").to_string()
     };
     let size = refused(&|options| options.tokens = 0);
     assert_eq!(size, "the number of token rows is 0; a step needs 1 to 2^31-1");
     assert!(refused(&|options| options.pages = 1 << 40).contains("the number of pages is 1099511627776"));
+    let large = published("31b");
+    let mut page = options(&large, 1, DType::Bf16, DType::Bf16, LayerForm::Looped);
+    page.kv = KvLayout::new(&large, 1, DType::Bf16, 1 << 16).expect("a layout");
+    let page = step(&large, &page).map(drop).expect_err("a refusal").to_string();
+    assert!(page.contains("the number of bytes of a page is"), "{page}");
     assert!(refused(&|options| options.query_tile = 0).contains("the query tile is 0"));
     assert!(refused(&|options| options.dtype = DType::I8).contains("not in"));
     // A layout for 4 devices is none for 8.
