@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod plan_text;
 mod profiles;
+mod runtime;
 mod schema;
 mod status;
 
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
+use gemma4_pjrt::environment;
 
 pub use output::Output;
 
@@ -57,6 +59,9 @@ enum Verb {
     Profiles(profiles::Arguments),
     /// Write a profile to start from
     Init(init::Arguments),
+    /// Look after the plugins and programs of the bundled runtime
+    #[command(subcommand)]
+    Runtime(runtime::Verb),
     /// Print a JSON Schema, or check files against it
     Schema(schema::Arguments),
     /// Print a completion script for a shell
@@ -69,6 +74,16 @@ const FINDINGS: u8 = 1;
 const USAGE: u8 = 2;
 /// Exit code for changes, with `--detailed-exitcode`.
 const CHANGES: u8 = 3;
+
+/// Sets the variables that plugins of XLA read, where the user has not. To be called first thing in `main`.
+pub fn prepare() {
+    // There are no plugins for other systems, and no way to tell there how many threads run.
+    if cfg!(target_os = "linux")
+        && let Err(error) = environment::prepare(&[environment::QUIET])
+    {
+        output::note(&format!("warning: {error}"));
+    }
+}
 
 /// Runs the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -92,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Explain(arguments) => explain::run(&arguments, &mut output),
         Verb::Profiles(arguments) => profiles::run(&arguments, &mut output),
         Verb::Init(arguments) => init::run(&arguments, &mut output),
+        Verb::Runtime(verb) => runtime::run(&verb, &mut output),
         Verb::Schema(arguments) => schema::run(&arguments, &mut output),
         Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command(), &mut output),
     };

@@ -1,0 +1,34 @@
+//! Plugins brought onto the machine, with a bar on a terminal.
+
+use gemma4_pjrt::install::{Found, InstallError, Installer, Progress, Target};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Installs the plugin of the lock file, with a bar on a terminal.
+pub(super) fn install(installer: &Installer, target: Target) -> Result<Found, InstallError> {
+    let bar = bar();
+    let found = installer.install(target, &mut |progress| show(&bar, &progress));
+    bar.finish_and_clear();
+    found
+}
+
+/// A bar on stderr, drawn on terminals only.
+pub(super) fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:12} {bar:40} {bytes} of {total_bytes}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Moves the bar.
+pub(super) fn show(bar: &ProgressBar, progress: &Progress) {
+    let (word, bytes, total) = match progress {
+        Progress::Download { bytes, total } => ("fetching", *bytes, *total),
+        Progress::Unpack { bytes, total } => ("unpacking", *bytes, *total),
+        Progress::Check => {
+            bar.set_message("checking");
+            return;
+        }
+        _ => return,
+    };
+    bar.set_message(word);
+    bar.set_length(total);
+    bar.set_position(bytes);
+}
