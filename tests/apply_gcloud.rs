@@ -4,10 +4,11 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::Outcome;
 use common::gcloud::check_call;
+use common::rig::Rig;
 
 const MACHINE: &str = "gemma4-e2b-v6e-1";
 const LAUNCH: &str = "gemma4-e2b-v6e-1.gcloud";
@@ -17,18 +18,23 @@ const READY: &str = "gemma4ctl-ready\n";
 const DONE: &str = "gemma4ctl-completed\n";
 
 struct Cloud {
-    folder: tempfile::TempDir,
+    rig: Rig,
     settings: Vec<String>,
+}
+
+impl std::ops::Deref for Cloud {
+    type Target = Rig;
+
+    fn deref(&self) -> &Rig {
+        &self.rig
+    }
 }
 
 impl Cloud {
     fn new(settings: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let cloud = Cloud { folder, settings: settings.iter().map(|&text| text.to_owned()).collect() };
-        ["fake", "bin"].into_iter().for_each(|name| std::fs::create_dir(cloud.path(name)).expect("a folder"));
-        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apply/gcloud");
-        std::fs::copy(fake, cloud.path("bin/gcloud")).expect("a script");
-        cloud.set("states", "RUNNING\n").set("probes", READY).set("completion", DONE)
+        let files = [("states", "RUNNING\n"), ("probes", READY), ("completion", DONE)];
+        let settings = settings.iter().map(|&text| text.to_owned()).collect();
+        Cloud { rig: Rig::new(&["gcloud"], &files), settings }
     }
 
     fn compute_engine() -> Self {
@@ -37,58 +43,28 @@ impl Cloud {
 
     fn queued() -> Self {
         let place = ["deploy.gcloud.project=example-project", "deploy.gcloud.zone=us-east5-b"];
-        let cloud = Self::new(
-            &[
-                &place[..],
-                &["deploy.gcloud.plane=queued-resource", "hardware.accelerator=v6e-4", "parallelism.tensor=4"],
-            ]
-            .concat(),
-        );
-        cloud.set("states", "ACTIVE\n")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn set(self, name: &str, text: &str) -> Self {
-        self.put(name, text);
-        self
-    }
-
-    fn put(&self, name: &str, text: &str) {
-        std::fs::write(self.path("fake").join(name), text).expect("a file");
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.path("fake").join(name).exists()
-    }
-
-    fn remove(&self, name: &str) {
-        std::fs::remove_file(self.path("fake").join(name)).expect("a file");
+        let queued = ["deploy.gcloud.plane=queued-resource", "hardware.accelerator=v6e-4", "parallelism.tensor=4"];
+        let cloud = Self::new(&[&place[..], &queued].concat());
+        cloud.put("states", "ACTIVE\n");
+        cloud
     }
 
     fn state(&self, name: &str) -> PathBuf {
-        self.path("state/launches").join(LAUNCH).join(name)
+        self.rig.state(LAUNCH, name)
     }
 
     fn record(&self) -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(self.state("launch.json")).expect("a record")).expect("JSON")
+        self.rig.record(LAUNCH)
     }
 
     fn run(&self, arguments: &[&str]) -> Outcome {
-        let mut command = common::command(self.folder.path(), arguments);
-        command
-            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
-            .env("FAKE", self.path("fake"))
-            .env("GEMMA4CTL_STATE_DIR", self.path("state"))
-            .env("GEMMA4CTL_POLL_SECONDS", "0.01");
+        let mut command = self.command(arguments);
         if self.has("impatient") {
             command.env("GEMMA4CTL_READY_SECONDS", "1");
         }
         let outcome = Outcome::of(&mut command);
-        for call in self.calls().iter().filter(|call| call[0] != "config") {
-            check_call(call);
+        for call in self.calls().iter().filter(|call| call[1] != "config") {
+            check_call(&call[1..]);
         }
         outcome
     }
@@ -99,26 +75,19 @@ impl Cloud {
         self.run(&[&arguments[..], more].concat())
     }
 
-    fn calls(&self) -> Vec<Vec<String>> {
-        let text = std::fs::read_to_string(self.path("fake/calls")).unwrap_or_default();
-        let words = |line: &str| line.trim_end_matches('\u{1f}').split('\u{1f}').skip(1).map(str::to_owned).collect();
-        text.lines().map(words).collect()
-    }
-
-    /// The calls that change something, by the words before the first flag and the names; forgets all calls.
+    /// The calls that change something, by the words before the first flag; forgets all calls.
     fn changes(&self) -> Vec<String> {
-        let calls = self.calls();
-        let _ = std::fs::remove_file(self.path("fake/calls"));
         let looks = |call: &[String]| {
             let line = call.join(" ");
             let remote = line.contains(" ssh ") && !line.contains("systemctl restart");
             remote || ["describe", "list", "get-value"].iter().any(|word| call.contains(&(*word).to_owned()))
         };
         let short = |call: Vec<String>| {
-            let words: Vec<&str> = call.iter().take_while(|word| !word.starts_with("--")).map(String::as_str).collect();
+            let words: Vec<&str> =
+                call[1..].iter().take_while(|word| !word.starts_with("--")).map(String::as_str).collect();
             words.join(" ")
         };
-        calls.into_iter().filter(|call| !looks(call)).map(short).collect()
+        self.take_calls().into_iter().filter(|call| !looks(call)).map(short).collect()
     }
 }
 
@@ -412,7 +381,7 @@ fn the_completion_is_asked_for_on_the_machine() {
 fn what_is_missing_is_named() {
     let cloud = Cloud::compute_engine();
     let mut command = common::command(
-        cloud.folder.path(),
+        cloud.folder(),
         &[
             "apply",
             "e2b-v6e-1",

@@ -5,10 +5,11 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::Outcome;
 use common::gke::check_calls;
+use common::rig::Rig;
 
 const LAUNCH: &str = "gemma4-e2b-v6e-1.gke";
 const NAME: &str = "gemma4-e2b-v6e-1";
@@ -18,62 +19,38 @@ const SECRET: &str = "planted secret value";
 const SECRET_BASE64: &str = "cGxhbnRlZCBzZWNyZXQgdmFsdWU=";
 const KINDS: &str = "deployments.apps\nservices\nhorizontalpodautoscalers.autoscaling\npoddisruptionbudgets.policy\nnetworkpolicies.networking.k8s.io\npodmonitorings.monitoring.googleapis.com\n";
 
-struct Cluster {
-    folder: tempfile::TempDir,
+struct Cluster(Rig);
+
+impl std::ops::Deref for Cluster {
+    type Target = Rig;
+
+    fn deref(&self) -> &Rig {
+        &self.0
+    }
 }
 
 impl Cluster {
     fn new() -> Self {
-        let cluster = Cluster { folder: tempfile::tempdir().expect("a folder") };
-        ["fake", "bin"].into_iter().for_each(|name| std::fs::create_dir(cluster.path(name)).expect("a folder"));
-        for tool in ["gcloud", "kubectl"] {
-            let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apply").join(tool);
-            std::fs::copy(fake, cluster.path("bin").join(tool)).expect("a script");
-        }
-        for (name, text) in [
+        let files = [
             ("context", CONTEXT),
             ("kinds", KINDS),
             ("ready", "2\n"),
             ("completion", "gemma4ctl-completed\n"),
             ("pods", "{\"items\":[]}"),
-        ] {
-            cluster.put(name, text);
-        }
-        cluster
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn put(&self, name: &str, text: &str) {
-        std::fs::write(self.path("fake").join(name), text).expect("a file");
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path("fake").join(name)).expect("a file")
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.path("fake").join(name).exists()
+        ];
+        Cluster(Rig::new(&["gcloud", "kubectl"], &files))
     }
 
     fn state(&self, name: &str) -> PathBuf {
-        self.path("state/launches").join(LAUNCH).join(name)
+        self.0.state(LAUNCH, name)
     }
 
     fn record(&self) -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(self.state("launch.json")).expect("a record")).expect("JSON")
+        self.0.record(LAUNCH)
     }
 
     fn run(&self, arguments: &[&str]) -> Outcome {
-        let mut command = common::command(self.folder.path(), arguments);
-        command
-            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
-            .env("FAKE", self.path("fake"))
-            .env("GEMMA4CTL_STATE_DIR", self.path("state"))
-            .env("GEMMA4CTL_POLL_SECONDS", "0.01");
-        let outcome = Outcome::of(&mut command);
+        let outcome = Outcome::of(&mut self.command(arguments));
         self.check();
         outcome
     }
@@ -82,11 +59,6 @@ impl Cluster {
         let arguments = ["apply", "e2b-v6e-1", "--target", "gke", "--set", "deploy.gcloud.zone=us-east5-b"];
         let replicas = ["--set", "deploy.gke.replicas=2"];
         self.run(&[&arguments[..], &replicas, more].concat())
-    }
-
-    fn calls(&self) -> Vec<Vec<String>> {
-        let text = std::fs::read_to_string(self.path("fake/calls")).unwrap_or_default();
-        text.lines().map(|line| line.trim_end_matches('\u{1f}').split('\u{1f}').map(str::to_owned).collect()).collect()
     }
 
     /// Every call is one that the programs take, in the right cluster.
@@ -104,10 +76,9 @@ impl Cluster {
 
     /// The calls that change something, without flags; forgets all calls.
     fn changes(&self) -> Vec<String> {
-        let calls = self.calls();
-        let _ = std::fs::remove_file(self.path("fake/calls"));
         let looks = ["get", "describe", "api-resources", "current-context", "exec", "logs"];
-        let changing = calls.into_iter().filter(|call| !call.iter().any(|word| looks.contains(&word.as_str())));
+        let changing =
+            self.take_calls().into_iter().filter(|call| !call.iter().any(|word| looks.contains(&word.as_str())));
         let short = |call: Vec<String>| {
             let words: Vec<&str> = call.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
             words.join(" ")
@@ -278,7 +249,7 @@ fn a_secret_stands_nowhere() {
 fn what_is_missing_is_named() {
     let cluster = Cluster::new();
     let words = ["apply", "e2b-v6e-1", "--target", "gke", "--yes"];
-    let mut command = common::command(cluster.folder.path(), &words);
+    let mut command = common::command(cluster.folder(), &words);
     command.env("PATH", cluster.path("empty")).env("GEMMA4CTL_STATE_DIR", cluster.path("state"));
     Outcome::of(&mut command).is(1, "https://kubernetes.io/docs/tasks/tools/");
     cluster.run(&words).is(1, "add `deploy.gcloud.zone`");

@@ -5,6 +5,7 @@
 
 pub mod gcloud;
 pub mod gke;
+pub mod rig;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
