@@ -6,11 +6,12 @@
 pub mod buckets;
 pub mod bundled;
 mod placed;
+mod proved;
 pub mod vllm_gpu;
 pub mod vllm_tpu;
 mod weights;
 
-use gemma4_plan::{Buckets, Capacity, DeviceMemory, KvCache, Memory, MemoryTerm, TensorPlacement};
+use gemma4_plan::{Buckets, Capacity, DeviceMemory, KvCache, Memory, MemoryTerm, Proof, TensorPlacement};
 
 use crate::profile::EngineKind;
 use crate::resolve::Resolved;
@@ -33,6 +34,13 @@ pub struct Budget {
     pub blocks_per_request: u64,
     /// The key that decides why it does not fit.
     pub decisive: Option<&'static str>,
+}
+
+impl Budget {
+    /// Puts what a compiler counted in the place of what the budget knows of programs, and decides again.
+    pub fn add_proof(&mut self, proof: &Proof) {
+        proved::add(self, proof);
+    }
 }
 
 /// A mesh or cache layout that the engine cannot make, with the key to blame.

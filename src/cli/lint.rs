@@ -101,7 +101,7 @@ fn analyze_target(target: &str) -> anyhow::Result<Analysis> {
         let mut loaded = loaded;
         loaded.diagnostics.retain(|finding| finding.code != "missing-key");
         lint::run(&mut loaded, None, None);
-        return Ok(Analysis { loaded, resolved: None, budget: None });
+        return Ok(Analysis { loaded, resolved: None, budget: None, proof: None });
     }
     crate::plan::analyze_loaded(loaded)
 }

@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod plan_text;
 mod profiles;
+mod proof_text;
 mod runtime;
 mod schema;
 mod status;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use gemma4_plan::Plan;
+use gemma4_plan::{Plan, Proof};
 
 use super::output::{note, write_atomically};
-use super::{CHANGES, FINDINGS, Output, ResultFormat, plan_text};
+use super::{CHANGES, FINDINGS, Output, ResultFormat, plan_text, runtime};
 use crate::lint::render::{self, Batch, Format};
-use crate::plan::{Analysis, analyze, diff};
+use crate::plan::{Analysis, analyze, analyze_proved, diff};
+use crate::prove::{self, News, ProveError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -26,6 +27,9 @@ pub(super) struct Arguments {
     /// Show the difference to another profile or plan file instead
     #[arg(long, value_name = "PROFILE")]
     against: Option<String>,
+    /// Compile the largest programs for the accelerator, which need not be there, and say what the compiler counts
+    #[arg(long, conflicts_with = "against")]
+    prove: bool,
     /// With --against: exit with 3 if there are changes
     #[arg(long, requires = "against")]
     detailed_exitcode: bool,
@@ -35,7 +39,12 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     if arguments.out.as_deref() == Some(Path::new("-")) {
         anyhow::bail!("`--out` takes a file; the plan goes to stdout with `--format json`");
     }
-    let analysis = analyze(&arguments.profile, &arguments.set)?;
+    let mut analysis = analyze(&arguments.profile, &arguments.set)?;
+    if arguments.prove
+        && let Some(proof) = prove(&analysis)?
+    {
+        analysis = analyze_proved(&arguments.profile, &arguments.set, &proof)?;
+    }
     let Some(mut plan) = analysis.plan() else {
         return findings_alone(&analysis, arguments.format, output);
     };
@@ -72,6 +81,31 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     Ok(code)
 }
 
+/// Asks the compiler. `None` if there is no plan, which is said elsewhere.
+fn prove(analysis: &Analysis) -> anyhow::Result<Option<Proof>> {
+    let (Some(plan), Some(resolved)) = (analysis.plan(), &analysis.resolved) else { return Ok(None) };
+    let config = &resolved.model.config;
+    let compiler = runtime::compiler(&plan, config, "`--prove` compiles with it")?;
+    match prove::prove(&plan, config, &compiler, &mut |news| tell(&news)) {
+        Ok(proof) => Ok(Some(proof)),
+        // The plan itself tells that it does not fit.
+        Err(error @ ProveError::Nothing(_)) if !plan.memory.fits => {
+            note(&format!("not proved: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(anyhow::Error::from(error).context(format!("cannot prove {}", plan.profile.name))),
+    }
+}
+
+fn tell(news: &News) {
+    note(&match news {
+        News::Cached(path) => format!("proved before with this compiler: {}", path.display()),
+        News::NotKept(why) => format!("warning: the proof is not kept for the next time: {why}"),
+        News::Compiling { name, devices } => format!("compiling {name} for {devices}"),
+        News::Compiled { name, seconds } => format!("compiled {name} in {seconds:.1} s"),
+    });
+}
+
 /// A profile of which no plan can be made: its findings are the result.
 fn findings_alone(analysis: &Analysis, format: ResultFormat, output: &mut Output) -> anyhow::Result<u8> {
     let batch = Batch { sources: &analysis.loaded.sources, diagnostics: &analysis.loaded.diagnostics };
@@ -84,6 +118,11 @@ fn findings_alone(analysis: &Analysis, format: ResultFormat, output: &mut Output
         note(&format!("{}: no plan can be made of this profile", render::tally(analysis.loaded.diagnostics.iter())));
     }
     Ok(FINDINGS)
+}
+
+/// The findings of a profile of which no plan can be made, for other verbs.
+pub(super) fn without_plan(analysis: &Analysis, output: &mut Output) -> anyhow::Result<u8> {
+    findings_alone(analysis, ResultFormat::Text, output)
 }
 
 /// The plan that `argument` names: a plan file if it is one, else the plan of a profile. `None` if the profile has errors

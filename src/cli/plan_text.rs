@@ -4,18 +4,18 @@ use clap::builder::styling::{AnsiColor, Style};
 use gemma4_plan::{Plan, Severity};
 use serde_json::Value;
 
-use super::Output;
+use super::{Output, proof_text};
 use crate::plan::diff::{Change, Difference};
 use crate::words::{commas, plural, size};
 
 /// Column at which values begin.
-const INDENT: usize = 12;
+pub(super) const INDENT: usize = 12;
 
 fn bold() -> Style {
     Style::new().bold()
 }
 
-fn colour(colour: AnsiColor) -> Style {
+pub(super) fn colour(colour: AnsiColor) -> Style {
     colour.on_default()
 }
 
@@ -31,7 +31,7 @@ fn signed_size(bytes: i64) -> String {
 }
 
 /// Adds `name` and its value, the value wrapped to the width of the terminal.
-fn row(output: &mut Output, name: &str, text: &str) {
+pub(super) fn row(output: &mut Output, name: &str, text: &str) {
     let bold = bold();
     let width = output.width().max(INDENT + 20) - INDENT;
     for (index, line) in wrap(text, width).into_iter().enumerate() {
@@ -118,6 +118,7 @@ pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
     );
     output.line("");
     memory(output, plan);
+    proof_text::proof(output, plan);
     output.line("");
     let kv = &plan.kv_cache;
     let copies = if mesh.data > 1 { format!(" in each of {} copies", mesh.data) } else { String::new() };

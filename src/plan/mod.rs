@@ -5,6 +5,8 @@ mod build;
 pub mod diff;
 pub mod explain;
 
+use gemma4_plan::Proof;
+
 use crate::budget::{self, Budget, Impossible};
 use crate::diagnostic::has_errors;
 use crate::lint;
@@ -22,6 +24,8 @@ pub struct Analysis {
     pub resolved: Option<Resolved>,
     /// Its budget, or why there can be none.
     pub budget: Option<Result<Budget, Impossible>>,
+    /// What a compiler said of its plan, if one was asked.
+    pub proof: Option<Proof>,
 }
 
 impl Analysis {
@@ -33,7 +37,9 @@ impl Analysis {
     /// The plan, if it can be computed.
     pub fn plan(&self) -> Option<gemma4_plan::Plan> {
         match (&self.resolved, &self.budget) {
-            (Some(resolved), Some(Ok(budget))) => Some(build(&self.loaded, resolved, budget)),
+            (Some(resolved), Some(Ok(budget))) => {
+                Some(gemma4_plan::Plan { proof: self.proof.clone(), ..build(&self.loaded, resolved, budget) })
+            }
             _ => None,
         }
     }
@@ -47,19 +53,33 @@ pub fn analyze(argument: &str, set: &[String]) -> anyhow::Result<Analysis> {
     analyze_loaded(profile::load(argument, set)?)
 }
 
+/// The same with what a compiler said of the profile's plan: it counts in the budget, and so in the findings.
+///
+/// # Errors
+/// As for [`analyze`].
+pub fn analyze_proved(argument: &str, set: &[String], proof: &Proof) -> anyhow::Result<Analysis> {
+    analyze_with(profile::load(argument, set)?, Some(proof))
+}
+
 /// The same for a profile that was loaded already.
 ///
 /// # Errors
 /// If a catalog file of the user cannot be used.
-pub fn analyze_loaded(mut loaded: Loaded) -> anyhow::Result<Analysis> {
+pub fn analyze_loaded(loaded: Loaded) -> anyhow::Result<Analysis> {
+    analyze_with(loaded, None)
+}
+
+fn analyze_with(mut loaded: Loaded, proof: Option<&Proof>) -> anyhow::Result<Analysis> {
     // A key of the wrong shape was reported and is read as not set; going on shows what else is wrong.
     let readable = !loaded.diagnostics.iter().any(|finding| finding.code == "toml-syntax");
-    let resolved = if readable { resolve::resolve(&mut loaded)? } else { None };
-    let budget = resolved.as_ref().map(budget::compute);
-    let mut resolved = resolved;
+    let mut resolved = if readable { resolve::resolve(&mut loaded)? } else { None };
+    let mut budget = resolved.as_ref().map(budget::compute);
+    if let (Some(Ok(budget)), Some(proof)) = (&mut budget, proof) {
+        budget.add_proof(proof);
+    }
     if let (Some(resolved), Some(Ok(budget))) = (&mut resolved, &budget) {
         explain::record_block_size(resolved, budget);
     }
     lint::run(&mut loaded, resolved.as_ref(), budget.as_ref());
-    Ok(Analysis { loaded, resolved, budget })
+    Ok(Analysis { loaded, resolved, budget, proof: proof.cloned() })
 }

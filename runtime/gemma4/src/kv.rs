@@ -17,6 +17,9 @@ pub const TOKEN_MULTIPLE: u32 = 8;
 /// The longest block that is accepted, in tokens.
 pub const MAX_BLOCK_TOKENS: u32 = 1 << 16;
 
+/// Elements of a row of the pool at most: the width of a TPU's memory tile.
+const LANES: u64 = 128;
+
 /// Keys and values.
 const KEY_AND_VALUE: u64 = 2;
 
@@ -163,6 +166,35 @@ impl KvLayout {
         self.page_bytes
     }
 
+    /// Shape `[pages, rows, elements of a row]` of a device's pool. A token's keys and values of a layer are whole rows.
+    ///
+    /// The pages are not one of the two dimensions that TPUs keep in tiles, since several pages would then share a tile: the
+    /// TPU compiler reads and writes such a pool in different layouts, and copies it whole between them where elements have
+    /// 8 bits.
+    #[must_use]
+    pub fn pool_shape(&self, pages: u64) -> [u64; 3] {
+        let lanes = self.lanes();
+        let elements = self.elements(self.page_bytes);
+        [pages, elements / lanes, lanes]
+    }
+
+    /// The row of a page at which a layer's part starts; `None` as for [`Self::block_offset`].
+    #[must_use]
+    pub fn block_row(&self, layer: usize) -> Option<u64> {
+        Some(self.elements(self.block_offset(layer)?) / self.lanes())
+    }
+
+    /// Elements of a row: as many as a tile is wide, or fewer where a token has fewer.
+    fn lanes(&self) -> u64 {
+        let tokens = self.parts.iter().flatten().map(|part| self.elements(part.token_bytes));
+        tokens.fold(LANES, greatest_common_divisor).max(1)
+    }
+
+    /// Elements in a number of bytes.
+    fn elements(&self, bytes: u64) -> u64 {
+        bytes / self.dtype.bytes(1).unwrap_or(1).max(1)
+    }
+
     /// Bytes for one token on each device, all owning layers of the kind together; 0 if the model has none.
     #[must_use]
     pub const fn bytes_per_token(&self, kind: AttentionKind) -> u64 {
@@ -241,6 +273,14 @@ impl KvLayout {
     fn part(&self, layer: usize) -> Option<&LayerPart> {
         self.parts.get(layer)?.as_ref()
     }
+}
+
+const fn greatest_common_divisor(left: u64, right: u64) -> u64 {
+    let (mut left, mut right) = (left, right);
+    while right > 0 {
+        (left, right) = (right, left % right);
+    }
+    left
 }
 
 /// Blocks of `block` tokens for `tokens`; 0 where the kind has no layers.

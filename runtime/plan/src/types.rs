@@ -340,7 +340,7 @@ pub struct MemoryTerm {
     pub name: String,
     /// Bytes on one device.
     pub bytes: u64,
-    /// `shapes`, `measured`, `profile` or `derived`; derived terms never decide whether it fits.
+    /// `shapes`, `measured`, `profile`, `proved` or `derived`; derived terms never decide whether it fits.
     pub basis: String,
     /// Where the rule or figure comes from.
     pub source: String,
@@ -405,24 +405,34 @@ pub struct Proof {
     pub topology: String,
     /// The verdict.
     pub fits: bool,
+    /// Why it does not fit; empty when it does.
+    pub reasons: Vec<String>,
     /// Bytes on one device.
     pub per_device: ProofMemory,
-    /// The graphs that were compiled.
+    /// The graphs that were compiled: the largest of prompts and the largest of answers.
     pub graphs: Vec<ProofGraph>,
+    /// Graphs that the engine compiles for the plan; those not in `graphs` are smaller.
+    pub all_graphs: u64,
+    /// What was counted how.
+    pub notes: Vec<String>,
 }
 
 /// Bytes on one device by the compiler's account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProofMemory {
-    /// All arguments.
+    /// All arguments of the graph that has most.
     pub arguments: u64,
     /// Arguments that are weights.
     pub weights: u64,
     /// Arguments that are the KV cache.
     pub kv: u64,
-    /// Temporaries of the largest graph.
+    /// Weights on the device that no compiled graph takes.
+    pub beside: u64,
+    /// Outputs, of the graph that has most, that take no argument's place.
+    pub outputs: u64,
+    /// Temporaries of the graph that has most.
     pub temporaries: u64,
-    /// Code of all graphs.
+    /// Code of the compiled graphs together.
     pub code: u64,
     /// Everything together.
     pub total: u64,
@@ -437,6 +447,16 @@ pub struct ProofGraph {
     pub temporaries: u64,
     /// Bytes of code.
     pub code: u64,
+    /// Bytes of arguments.
+    pub arguments: u64,
+    /// Bytes of outputs that take no argument's place.
+    pub outputs: u64,
+    /// Seconds that the compiler took.
+    pub seconds: f64,
+    /// The compiler's words, if it found the graph too large; its bytes are then unknown and 0, but for the arguments,
+    /// which are the sum of their shapes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exceeds: Option<String>,
 }
 
 /// How much a finding matters.

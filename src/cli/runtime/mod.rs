@@ -5,11 +5,19 @@
 mod doctor;
 mod install;
 mod plugin;
+mod precompile;
 
 use clap::Subcommand;
+use gemma4_engine::compile;
+use gemma4_engine::steps::steps;
+use gemma4_model::Config;
 use gemma4_pjrt::install::Target;
+use gemma4_plan::Plan;
+
+pub(super) use plugin::plugin;
 
 use super::Output;
+use crate::prove::{self, Compiler};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -17,17 +25,39 @@ pub(super) enum Verb {
     Install(install::Arguments),
     /// Say which plugins are there, whether they load, and how to get what is missing
     Doctor(doctor::Arguments),
+    /// Compile all programs of a profile ahead, for devices that need not be here
+    Precompile(precompile::Arguments),
     /// Load a plugin and print its version, for `doctor`
     #[command(hide = true)]
     Probe(doctor::ProbeArguments),
+    /// Compile one program: request on stdin, answer on stdout
+    #[command(hide = true)]
+    CompileStep,
 }
 
 pub(super) fn run(verb: &Verb, output: &mut Output) -> anyhow::Result<u8> {
     match verb {
         Verb::Install(arguments) => install::run(arguments, output),
         Verb::Doctor(arguments) => doctor::run(arguments, output),
+        Verb::Precompile(arguments) => precompile::run(arguments, output),
         Verb::Probe(arguments) => doctor::probe(arguments, output),
+        Verb::CompileStep => {
+            compile::serve(std::io::stdin().lock(), std::io::stdout().lock())?;
+            Ok(0)
+        }
     }
+}
+
+/// The compiler for a plan's devices, its plugin installed if it is not there. `why` says who needs it.
+///
+/// # Errors
+/// If the plan is not for the bundled engine, no compiler runs without its devices, or the plugin cannot be had.
+pub(super) fn compiler(plan: &Plan, config: &Config, why: &str) -> anyhow::Result<Compiler> {
+    // First what costs nothing: a plan that has no programs of ours needs no plugin of 205 MB.
+    steps(plan, config).map_err(prove::ProveError::from)?;
+    let (devices, plugins) = prove::devices(plan)?;
+    let found = plugin(plugins, why)?;
+    Ok(Compiler::new(compile::Target { plugin: found.path, devices }))
 }
 
 /// A kind of devices as it stands on the command line.

@@ -156,19 +156,22 @@ fn write(
     let (keys, values) = (b.reshape(keys, &flat)?, b.reshape(values, &flat)?);
     let both = b.concatenate(&[keys, values], 1)?;
     let both = stored(b, both, step.options.kv.dtype(), step.kv_element)?;
+    let [_, _, lanes] = step.options.kv.pool_shape(1);
+    let each = 2 * width / lanes;
+    let both = b.reshape(both, &[rows, each, lanes])?;
 
-    let start = step.page_offset(b, at)?;
+    let start = step.page_row(b, at)?;
     let start = b.broadcast_scalar(start, &[rows, 1])?;
     let slots = step.slots(layer.kind)?;
     let pages = b.slice_dim(slots, 1, 0, 1)?;
     let tokens = b.slice_dim(slots, 1, 1, 2)?;
-    let chunk = index(b, 2 * width)?;
+    let chunk = index(b, each)?;
     let chunk = b.broadcast_scalar(chunk, &[rows, 1])?;
     let within = b.multiply(tokens, chunk)?;
     let within = b.add(within, start)?;
     let indices = b.concatenate(&[pages, within], 1)?;
     let dims = ScatterDimensions {
-        update_window_dims: vec![1],
+        update_window_dims: vec![1, 2],
         inserted_window_dims: vec![0],
         scatter_dims_to_operand_dims: vec![0, 1],
         index_vector_dim: 1,
@@ -206,8 +209,8 @@ fn blocks(
     let out = b.number(0.0, step.element, &[padded, kv_heads, group, width])?;
 
     let none = b.scalar(0_i32)?;
-    let offset = step.page_offset(b, at)?;
-    let reach = Reach { offset, tile, tokens: step.options.kv.tokens_per_block(layer.kind), kv_heads, group, width };
+    let first_row = step.page_row(b, at)?;
+    let reach = Reach { first_row, tile, tokens: step.options.kv.tokens_per_block(layer.kind), kv_heads, group, width };
     let outs = for_loop(b, none, step.num_items, &[out], |b, item, carried| {
         let out = carried.first().copied().unwrap_or(out);
         let (first, attended) = item_attention(b, step, layer.kind, &reach, (queries, positions, pool), item)?;
@@ -221,8 +224,8 @@ fn blocks(
 
 /// What is the same for all items.
 struct Reach {
-    /// Where the layer's part of a page begins, in elements.
-    offset: Value,
+    /// The row at which the layer's part of a page begins.
+    first_row: Value,
     tile: u64,
     /// Tokens of a block.
     tokens: u64,
@@ -241,6 +244,7 @@ fn item_attention(
     item: Value,
 ) -> Result<(Value, Value), GraphError> {
     let Reach { tile, tokens, kv_heads, group, width, .. } = *reach;
+    let [_, _, lanes] = step.options.kv.pool_shape(1);
     let zero = b.scalar(0_i32)?;
     let one = b.scalar(1_i32)?;
     let fields = b.dynamic_slice(step.items, &[item, zero], &[1, 3])?;
@@ -278,7 +282,7 @@ fn item_attention(
         let page = b.dynamic_slice(table, &[sequence, place], &[1, 1])?;
         let page = b.reshape(page, &[])?;
         let part = tokens.saturating_mul(2).saturating_mul(kv_heads).saturating_mul(width);
-        let part = b.dynamic_slice(pool, &[page, reach.offset], &[1, part])?;
+        let part = b.dynamic_slice(pool, &[page, reach.first_row, zero], &[1, part / lanes, lanes])?;
         let part = b.reshape(part, &[tokens, 2, kv_heads, width])?;
         let side = |b: &mut Builder, at: u64| -> Result<Value, HloError> {
             let side = b.slice_dim(part, 1, at, at + 1)?;

@@ -9,7 +9,7 @@ use gemma4_hlo::{Builder, Comparison, ElementType, HloError, Value};
 use super::GraphError;
 use super::numerics::{element, gelu_tanh, index, linear, rms_norm, scaled, to_f64};
 use super::step::Step;
-use super::weights::{At, row};
+use super::weights::{At, part};
 use crate::config::Moe;
 use crate::sharding::ExpertSharding;
 use crate::tensors::Role;
@@ -23,9 +23,9 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
     let (weights, chosen) = b.scope("router", |b| route(b, step, at, moe, x))?;
     let norm = step.weights.of(b, at, Role::PreExpertsNorm)?;
     let input = rms_norm(b, x, Some(norm), step.config.text.rms_norm_eps)?;
-    let gate_up = step.weights.of(b, at, Role::ExpertsGateUp)?;
-    let down = step.weights.of(b, at, Role::ExpertsDown)?;
-    let local = b.shape(gate_up)?.dims().first().copied().unwrap_or(0);
+    let gate_up = step.weights.located(b, at, Role::ExpertsGateUp)?;
+    let down = step.weights.located(b, at, Role::ExpertsDown)?;
+    let local = b.shape(gate_up.0)?.dims().get(usize::from(gate_up.1.is_some())).copied().unwrap_or(0);
 
     let pairs = tokens.saturating_mul(moe.top_k);
     let owners = owners(b, step, local, chosen, moe)?;
@@ -55,14 +55,14 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
         let (expert, first) = plan.find(b, tile, local)?;
         let none = b.scalar(0_i32)?;
         let rows = b.dynamic_slice(rows, &[first, none], &[TILE, hidden])?;
-        let gate_up = row(b, gate_up, expert)?;
+        let gate_up = of_expert(b, gate_up, expert)?;
         let both = linear(b, rows, gate_up, step.element)?;
         let width = b.shape(both)?.dims().get(1).copied().unwrap_or(0) / 2;
         let gate = b.slice_dim(both, 1, 0, width)?;
         let gate = gelu_tanh(b, gate)?;
         let up = b.slice_dim(both, 1, width, 2 * width)?;
         let inner = b.multiply(gate, up)?;
-        let down = row(b, down, expert)?;
+        let down = of_expert(b, down, expert)?;
         let result = linear(b, inner, down, step.element)?;
         // Rows of the next expert are overwritten by its own tiles, which follow.
         Ok(vec![b.dynamic_update_slice(out, result, &[first, none])?])
@@ -92,6 +92,15 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
     let out = b.multiply(out, weights)?;
     let sum = b.reduce_sum(out, &[1])?;
     Ok(b.convert(sum, step.element)?)
+}
+
+/// One expert's part of a weight, which is a stack of layers or one layer's.
+fn of_expert(b: &mut Builder, weight: (Value, Option<Value>), expert: Value) -> Result<Value, HloError> {
+    let (value, layer) = weight;
+    match layer {
+        Some(layer) => part(b, value, &[layer, expert]),
+        None => part(b, value, &[expert]),
+    }
 }
 
 /// Weights `[T, k]` in f32 and experts `[T, k]` of each token.

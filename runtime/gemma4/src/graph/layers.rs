@@ -9,6 +9,7 @@ use super::numerics::{for_loop, gelu_tanh, index, linear, rms_norm};
 use super::segments::{Segment, segments};
 use super::step::{LayerForm, Step};
 use super::weights::At;
+use crate::config::Layer;
 use crate::tensors::Role;
 
 /// The stream `[T, H]` after all layers, and the pool.
@@ -50,18 +51,24 @@ fn run(
         return Ok(state);
     }
     let (none, limit) = (b.scalar(0_i32)?, index(b, repeats as u64)?);
-    let carried = for_loop(b, none, limit, &[stream, pool], |b, counter, carried| {
-        let [mut stream, mut pool] = *carried else { return Ok(carried.to_vec()) };
+    let owning = step.config.text.layers.iter().skip(first).take(period).any(Layer::owns_kv);
+    // Layers that borrow keys and values do not change the pool. If it were carried all the same, the TPU compiler would
+    // take it out of the loop and end the process over the loop's sharding, which still counts it.
+    let state = if owning { vec![stream, pool] } else { vec![stream] };
+    let carried = for_loop(b, none, limit, &state, |b, counter, carried| {
+        let (mut stream, mut pool) = state_of(carried, stream, pool);
         for first in first..first + period {
             let at = At::Loop { first, segment, counter };
             (stream, pool) = layer(b, step, at, stream, per_layer, pool)?;
         }
-        Ok(vec![stream, pool])
+        Ok(if owning { vec![stream, pool] } else { vec![stream] })
     })?;
-    match *carried {
-        [stream, pool] => Ok((stream, pool)),
-        _ => Ok((stream, pool)),
-    }
+    Ok(state_of(&carried, stream, pool))
+}
+
+/// The stream and the pool, where a loop carries them; what it does not carry is as it was.
+fn state_of(carried: &[Value], stream: Value, pool: Value) -> (Value, Value) {
+    (carried.first().copied().unwrap_or(stream), carried.get(1).copied().unwrap_or(pool))
 }
 
 fn layer(

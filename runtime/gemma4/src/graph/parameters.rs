@@ -37,7 +37,7 @@ impl StepParameter {
 pub enum ParameterRole {
     /// What the step is about. Every device gets the same.
     Input(StepInput),
-    /// The pages of the KV cache `[pages, elements of a page]`. It is donated, and comes back as the second output.
+    /// The pages of the KV cache, of the shape [`crate::kv::KvLayout::pool_shape`]. It is donated, and comes back as the second output.
     KvPool,
     /// A weight: the device's part of the tensor with this role.
     Weight {

@@ -175,8 +175,7 @@ pub fn step(config: &Config, options: &StepOptions) -> Result<StepGraph, GraphEr
         .filter(|kind| config.text.layers.iter().any(|layer| layer.kind == *kind))
         .collect();
     let mut parameters = inputs(config, options, &kinds);
-    let page = options.kv.page_bytes_per_device() / kv_element.bytes().max(1);
-    let pool = Shape::new(kv_element, [options.pages, page]);
+    let pool = Shape::new(kv_element, options.kv.pool_shape(options.pages));
     parameters.push(StepParameter::new("kv_pool".to_owned(), ParameterRole::KvPool, pool));
     parameters.extend(list(config, options)?);
 
@@ -347,10 +346,9 @@ impl<'a> Step<'a> {
         heads.filter(|heads| *heads > 0).ok_or(GraphError::KvLayout { layer })
     }
 
-    /// Where a layer's keys and values begin in a page, in elements, as an s32 scalar.
-    pub(super) fn page_offset(&self, b: &mut Builder, at: At) -> Result<Value, GraphError> {
-        let bytes = self.kv_element.bytes().max(1);
-        at.linear(b, |layer| Some(self.options.kv.block_offset(self.owner(layer))? / bytes))
+    /// The row of a page at which a layer's keys and values begin, as an s32 scalar.
+    pub(super) fn page_row(&self, b: &mut Builder, at: At) -> Result<Value, GraphError> {
+        at.linear(b, |layer| self.options.kv.block_row(self.owner(layer)))
     }
 
     /// The sum of `x` over the devices of the model axis.

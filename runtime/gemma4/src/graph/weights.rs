@@ -113,25 +113,34 @@ impl Weights {
 
     /// A weight of a layer.
     pub(super) fn of(&self, b: &mut Builder, at: At, role: Role) -> Result<Value, GraphError> {
+        let (value, place) = self.located(b, at, role)?;
+        Ok(match place {
+            Some(place) => part(b, value, &[place])?,
+            None => value,
+        })
+    }
+
+    /// A weight of a layer as it comes in: the argument, and the layer's place in it if it is a stack. For who reads only
+    /// parts of it within a loop: what a loop is given whole, XLA copies out of the stack first.
+    pub(super) fn located(&self, b: &mut Builder, at: At, role: Role) -> Result<(Value, Option<Value>), GraphError> {
         let layer = at.representative();
         let missing = || GraphError::Weight { role: format!("{role:?}"), layer: Some(layer) };
         let (value, place) = *self.known.get(&(role, Some(layer))).ok_or_else(missing)?;
         if place.is_none() {
-            return Ok(value);
+            return Ok((value, None));
         }
         let place = |layer: usize| self.known.get(&(role, Some(layer))).and_then(|(_, place)| *place);
-        let start = at.linear(b, place)?;
-        Ok(row(b, value, start)?)
+        Ok((value, Some(at.linear(b, place)?)))
     }
 }
 
-/// Row `at` of the first dimension, without that dimension.
-pub(super) fn row(b: &mut Builder, stack: Value, at: Value) -> Result<Value, HloError> {
+/// What is at `at`, an index for each of the first dimensions, without these dimensions.
+pub(super) fn part(b: &mut Builder, stack: Value, at: &[Value]) -> Result<Value, HloError> {
     let dims = b.shape(stack)?.dims().to_vec();
     let zero = b.scalar(0_i32)?;
-    let rest = dims.get(1..).unwrap_or_default();
-    let starts: Vec<Value> = std::iter::once(at).chain(rest.iter().map(|_| zero)).collect();
-    let sizes: Vec<u64> = std::iter::once(1).chain(rest.iter().copied()).collect();
+    let rest = dims.get(at.len()..).unwrap_or_default();
+    let starts: Vec<Value> = at.iter().copied().chain(rest.iter().map(|_| zero)).collect();
+    let sizes: Vec<u64> = at.iter().map(|_| 1).chain(rest.iter().copied()).collect();
     let one = b.dynamic_slice(stack, &starts, &sizes)?;
     b.reshape(one, rest)
 }

@@ -153,8 +153,7 @@ impl Runner {
             DType::Bf16 => vec![0x41; width],
             _ => vec![0x50; width],
         };
-        let per_page = kv.page_bytes_per_device() / how.kv_dtype.bytes(1).expect("a size");
-        let shape = dims(&[PAGES, per_page]);
+        let shape = dims(&kv.pool_shape(PAGES));
         let pool = (0..ranks.len())
             .map(|device| client.buffer(&garbage, element(how.kv_dtype), &shape, device).expect("a pool"))
             .collect();

@@ -1,0 +1,160 @@
+//! The programs that an engine runs for a plan.
+//!
+//! Invariant: the list is a pure function of plan and configuration, in ascending order of sizes; all of it is compiled
+//! before a service is ready, and nothing else is run.
+
+use gemma4_model::graph::{GraphError, LayerForm, StepGraph, StepOptions, step};
+use gemma4_model::kv::{KvError, KvLayout};
+use gemma4_model::sharding::{ExpertSharding, Mesh};
+use gemma4_model::{Config, DType, UnknownDType};
+use gemma4_plan::Plan;
+use thiserror::Error;
+
+/// Tokens of an item of attention at most: the rows that a TPU multiplies at once without waste in 16-bit types.
+pub const QUERY_TILE: u64 = 16;
+
+/// A step with its name, such as `step.t512.r16`: at most 512 tokens, at most 16 sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedStep {
+    /// The name, unique within a plan.
+    pub name: String,
+    /// What the program is built for.
+    pub options: StepOptions,
+}
+
+impl NamedStep {
+    /// Builds the program.
+    ///
+    /// # Errors
+    /// [`StepsError::Graph`].
+    pub fn build(&self, config: &Config) -> Result<StepGraph, StepsError> {
+        step(config, &self.options)
+            .map_err(|error| StepsError::Graph { name: self.name.clone(), error: Box::new(error) })
+    }
+}
+
+/// A plan that gives no programs.
+#[derive(Debug, Error)]
+pub enum StepsError {
+    /// The plan is for another engine.
+    #[error("the plan is for {0}, which makes programs of its own; only the engine `bundled` has these")]
+    Engine(
+        /// Kind of the plan's engine.
+        String,
+    ),
+    /// A data type that is not known.
+    #[error("{key} of the plan: {error}")]
+    DType {
+        /// The plan's key.
+        key: &'static str,
+        /// What is wrong.
+        error: UnknownDType,
+    },
+    /// A word or number that makes no sense there.
+    #[error("{key} of the plan is {found}; expected {wanted}")]
+    Value {
+        /// The plan's key.
+        key: &'static str,
+        /// What the plan says.
+        found: String,
+        /// What would do.
+        wanted: String,
+    },
+    /// The cache cannot be laid out.
+    #[error("the plan's KV cache: {0}")]
+    Kv(#[from] KvError),
+    /// A program cannot be built.
+    #[error("{name} cannot be built: {error}")]
+    Graph {
+        /// Name of the step.
+        name: String,
+        /// Why not.
+        error: Box<GraphError>,
+    },
+}
+
+/// The programs of `plan` for the model `config`: one for each pair of a tokens bucket and a requests bucket.
+///
+/// # Errors
+/// [`StepsError`] if the plan is for another engine, or does not go with the configuration.
+pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError> {
+    if plan.engine.kind != "bundled" {
+        return Err(StepsError::Engine(plan.engine.kind.clone()));
+    }
+    let mesh = Mesh { data: u64::from(plan.sharding.mesh.data), model: u64::from(plan.sharding.mesh.model) };
+    let experts = match plan.sharding.experts.as_str() {
+        "tensor" => ExpertSharding::Tensor,
+        "expert" => ExpertSharding::Expert,
+        other => return Err(value("sharding.experts", other, "tensor or expert")),
+    };
+    let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
+    // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere.
+    let layers = if plan.hardware.family == "cpu" { LayerForm::Unrolled } else { LayerForm::Looped };
+    let kv = kv_layout(plan, config, mesh.model)?;
+    let mut steps = Vec::with_capacity(plan.buckets.tokens.len().saturating_mul(plan.buckets.requests.len()));
+    for &tokens in &plan.buckets.tokens {
+        for &requests in &plan.buckets.requests {
+            let options = StepOptions {
+                mesh,
+                experts,
+                dtype,
+                kv: kv.clone(),
+                pages: plan.kv_cache.blocks,
+                tokens,
+                sequences: requests,
+                rows: requests,
+                max_model_len: plan.scheduler.max_model_len,
+                query_tile: QUERY_TILE.min(tokens),
+                layers,
+                trace: false,
+            };
+            steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}"), options });
+        }
+    }
+    Ok(steps)
+}
+
+/// The largest step of a prompt: the largest buckets. `None` if there is no step.
+pub fn largest_prefill(steps: &[NamedStep]) -> Option<&NamedStep> {
+    steps.iter().max_by_key(|step| (step.options.tokens, step.options.sequences))
+}
+
+/// The largest step in which every sequence gets one token: the most sequences, in the smallest bucket that holds a token
+/// of each (or else the largest). `None` if there is no step.
+pub fn largest_decode(steps: &[NamedStep]) -> Option<&NamedStep> {
+    let most = steps.iter().map(|step| step.options.sequences).max()?;
+    let with_most = steps.iter().filter(|step| step.options.sequences == most);
+    with_most.min_by_key(|step| {
+        let StepOptions { tokens, .. } = step.options;
+        // Buckets that hold them all come first, the smallest before the others.
+        if tokens >= most { (false, tokens) } else { (true, u64::MAX - tokens) }
+    })
+}
+
+/// The cache's layout, which has to give the bytes that the plan counted with.
+fn kv_layout(plan: &Plan, config: &Config, devices: u64) -> Result<KvLayout, StepsError> {
+    let cache = &plan.kv_cache;
+    let dtype = match cache.dtype.as_str() {
+        // The profile's words; fp8 without more is e4m3.
+        "fp8" => DType::F8E4M3,
+        "fp8_e5m2" => DType::F8E5M2,
+        other => parse("kv_cache.dtype", other)?,
+    };
+    let block = u32::try_from(cache.block_size)
+        .map_err(|_| value("kv_cache.block_size", cache.block_size, "at most 65536 tokens"))?;
+    let layout = KvLayout::new(config, devices, dtype, block)?;
+    let bytes = layout.page_bytes_per_device().saturating_mul(devices);
+    if bytes != cache.bytes_per_block {
+        let wanted = format!("{bytes} for this model; the plan was made for another");
+        return Err(value("kv_cache.bytes_per_block", cache.bytes_per_block, wanted));
+    }
+    Ok(layout)
+}
+
+fn parse(key: &'static str, word: &str) -> Result<DType, StepsError> {
+    word.parse().map_err(|error| StepsError::DType { key, error })
+}
+
+fn value(key: &'static str, found: impl ToString, wanted: impl Into<String>) -> StepsError {
+    StepsError::Value { key, found: found.to_string(), wanted: wanted.into() }
+}
