@@ -100,3 +100,24 @@ fn programs_are_compiled_ahead_once() {
     std::fs::write(file, bytes).expect("the program");
     run(folder.path(), Some(&plugin), &arguments).is(0, "was made for another compiler version");
 }
+
+/// Runs where the TPU plugin is installed, which takes 205 MB, so not in CI.
+#[test]
+fn a_pool_too_large_for_the_chip_is_a_verdict() {
+    let found = gemma4_pjrt::install::find(gemma4_pjrt::install::Target::Tpu).expect("the place of plugins");
+    let Some(found) = found else { return skipped("no TPU plugin; name one in GEMMA4CTL_PJRT_TPU") };
+    let folder = tempfile::tempdir().expect("a folder");
+    let sets = ["hardware.accelerator=v6e-1", "parallelism.tensor=1", "memory.num_blocks=9000000"];
+    let mut arguments = [&["plan", "smoke", "--prove", "--format", "json"][..], &SMALL].concat();
+    arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+    let mut command = common::command(folder.path(), &arguments);
+    let outcome = Outcome::of(command.env("GEMMA4CTL_PJRT_TPU", &found.path));
+    assert_eq!(outcome.code, 1, "{}", outcome.all());
+    let plan = outcome.json();
+    assert_eq!((&plan["proof"]["fits"], &plan["memory"]["fits"]), (&false.into(), &false.into()));
+    let reason = plan["proof"]["reasons"][0].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("the compiler says that step.t16.r8 needs ") && reason.ends_with("of 31.24 GiB"),
+        "{reason}"
+    );
+}
