@@ -1,12 +1,16 @@
-//! The bundled engine, as far as programs go: which ones a plan needs, compiling them, keeping them.
+//! The bundled engine: which programs a plan needs, compiling and keeping them, and what each of their steps computes.
 //!
 //! Invariant: everything is a function of a plan and a model's configuration, so that the proof of a plan, a cache that is
 //! filled ahead and the engine's own start all speak of the same programs.
 //!
 //! * [`steps`]: from a plan to the programs that the engine runs
 //! * [`compile`]: one program compiled, for devices that are here or that are only known by name
+//! * [`pool`]: the paged KV cache: who holds which page, and which prefixes are still there
+//! * [`scheduler`]: which tokens of which requests a step computes
 //! * [`store`]: compiled programs on disk, each with everything that decides whether it may be used
 
 pub mod compile;
+pub mod pool;
+pub mod scheduler;
 pub mod steps;
 pub mod store;

@@ -1,0 +1,207 @@
+//! The inputs of a step.
+//!
+//! Invariant: what a batch holds has the shapes of [`gemma4_model::graph::StepInput`] for the batch's [`StepShape`], and rows
+//! that are not real write nowhere.
+
+use std::ops::Range;
+
+use gemma4_model::AttentionKind;
+use gemma4_model::graph::StepInput;
+
+use super::options::StepShape;
+use super::request::{RequestId, Sequence};
+use crate::pool::{PoolOptions, SequenceBlocks};
+
+/// A place of a table that no item visits; no page has this number, so a wrong visit shows.
+const NO_PAGE: i32 = -1;
+
+/// Inputs for the layers of one attention kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindInputs {
+    /// `[T, 2]`: page and token within the block.
+    pub slots: Vec<i32>,
+    /// `[S, B]`: pages of each sequence.
+    pub block_table: Vec<i32>,
+    /// `[S]`: number of the first block of each table.
+    pub first_block: Vec<i32>,
+}
+
+/// What a step computes of one sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The request.
+    pub request: RequestId,
+    /// Its token rows.
+    pub rows: Range<usize>,
+    /// Its rows of logits, in the order of its tokens: none while a prompt goes on in the next step.
+    pub logits: Range<usize>,
+    /// Tokens of the sequence once the step is done: where the token sampled from the last row of logits stands.
+    pub end: usize,
+}
+
+/// A step that is ready to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    step: u64,
+    shape: StepShape,
+    token_ids: Vec<i32>,
+    positions: Vec<i32>,
+    num_tokens: [i32; 1],
+    items: Vec<i32>,
+    num_items: [i32; 1],
+    logit_rows: Vec<i32>,
+    sliding: KindInputs,
+    full: KindInputs,
+    parts: Vec<Part>,
+}
+
+impl Batch {
+    /// Number of the step, from 0.
+    #[must_use]
+    pub const fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The compiled step that it is for.
+    #[must_use]
+    pub const fn shape(&self) -> &StepShape {
+        &self.shape
+    }
+
+    /// What is computed of which sequence. The index of a part is its sequence's place in tables and items.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Rows of logits that are real.
+    #[must_use]
+    pub fn logits(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.logits.end)
+    }
+
+    /// The values of an input, in row-major order; a scalar is one value.
+    #[must_use]
+    pub fn input(&self, input: StepInput) -> &[i32] {
+        match input {
+            StepInput::TokenIds => &self.token_ids,
+            StepInput::Positions => &self.positions,
+            StepInput::NumTokens => &self.num_tokens,
+            StepInput::Items => &self.items,
+            StepInput::NumItems => &self.num_items,
+            StepInput::LogitRows => &self.logit_rows,
+            StepInput::Slots(kind) => &self.kind(kind).slots,
+            StepInput::BlockTable(kind) => &self.kind(kind).block_table,
+            StepInput::FirstBlock(kind) => &self.kind(kind).first_block,
+        }
+    }
+
+    const fn kind(&self, kind: AttentionKind) -> &KindInputs {
+        match kind {
+            AttentionKind::Full => &self.full,
+            AttentionKind::Sliding => &self.sliding,
+        }
+    }
+
+    pub(super) fn new(step: u64, shape: StepShape, pool: &PoolOptions, pieces: &[Piece<'_>]) -> Self {
+        let mut batch = Self {
+            step,
+            shape,
+            token_ids: Vec::with_capacity(shape.tokens),
+            positions: Vec::with_capacity(shape.tokens),
+            num_tokens: [0],
+            items: Vec::with_capacity(shape.items * 3),
+            num_items: [0],
+            logit_rows: Vec::with_capacity(shape.rows),
+            sliding: KindInputs::new(shape, AttentionKind::Sliding, pool, pieces),
+            full: KindInputs::new(shape, AttentionKind::Full, pool, pieces),
+            parts: Vec::with_capacity(pieces.len()),
+        };
+        for (place, piece) in pieces.iter().enumerate() {
+            batch.add(place, piece);
+        }
+        batch.num_tokens = [s32(batch.token_ids.len())];
+        batch.num_items = [s32(batch.items.len() / 3)];
+        batch.token_ids.resize(shape.tokens, 0);
+        batch.positions.resize(shape.tokens, 0);
+        batch.items.resize(shape.items * 3, 0);
+        batch.logit_rows.resize(shape.rows, 0);
+        batch
+    }
+
+    fn add(&mut self, place: usize, piece: &Piece<'_>) {
+        let first = self.token_ids.len();
+        let range = piece.range();
+        let end = range.end;
+        let tokens = piece.sequence.tokens.get(range.clone()).unwrap_or_default();
+        self.token_ids.extend(tokens.iter().map(|token| token.cast_signed()));
+        self.positions.extend(range.map(s32));
+        for start in (0..piece.count).step_by(self.shape.query_tile.max(1)) {
+            let rows = self.shape.query_tile.min(piece.count - start);
+            self.items.extend([s32(first + start), s32(rows), s32(place)]);
+        }
+        let logits = self.logit_rows.len();
+        if piece.is_last() {
+            self.logit_rows.push(s32(first + piece.count - 1));
+        }
+        self.parts.push(Part {
+            request: piece.sequence.id,
+            rows: first..first + piece.count,
+            logits: logits..self.logit_rows.len(),
+            end,
+        });
+    }
+}
+
+/// The tokens of a sequence that a step computes.
+pub(super) struct Piece<'a> {
+    pub(super) sequence: &'a Sequence,
+    pub(super) blocks: &'a SequenceBlocks,
+    pub(super) count: usize,
+}
+
+impl Piece<'_> {
+    /// Their places in the sequence.
+    fn range(&self) -> Range<usize> {
+        let start = self.blocks.written();
+        start..start + self.count
+    }
+
+    /// Whether the sequence's last token is among them, so that the next one can be sampled.
+    pub(super) fn is_last(&self) -> bool {
+        self.range().end == self.sequence.tokens.len()
+    }
+}
+
+impl KindInputs {
+    fn new(shape: StepShape, kind: AttentionKind, pool: &PoolOptions, pieces: &[Piece<'_>]) -> Self {
+        let (block, width) = (pool.block(kind), shape.table(kind));
+        let mut inputs = Self::default();
+        if block == 0 {
+            return inputs;
+        }
+        // A page that does not exist drops what is written to it.
+        let nowhere = s32(pool.pages);
+        for piece in pieces {
+            for position in piece.range() {
+                let page = piece.blocks.page(kind, position / block);
+                inputs.slots.extend([page.map_or(nowhere, s32), s32(position % block)]);
+            }
+            let end = inputs.block_table.len() + width;
+            inputs.block_table.extend(piece.blocks.pages(kind).take(width).map(s32));
+            inputs.block_table.resize(end, NO_PAGE);
+            inputs.first_block.push(s32(piece.blocks.first_block(kind)));
+        }
+        while inputs.slots.len() < shape.tokens * 2 {
+            inputs.slots.extend([nowhere, 0]);
+        }
+        inputs.block_table.resize(shape.sequences * width, NO_PAGE);
+        inputs.first_block.resize(shape.sequences, 0);
+        inputs
+    }
+}
+
+/// A count of a step. The check of the options keeps all of them below 2^31.
+fn s32(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,137 @@
+//! Choosing the tokens of a step.
+//!
+//! Invariant: the parts of a step are in the order of arrival, each holds pages for the tokens that it computes, and running
+//! sequences are all older than waiting ones.
+
+use thiserror::Error;
+
+use super::batch::{Batch, Piece};
+use super::{Scheduler, Sequence};
+
+/// A step that cannot be planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum StepError {
+    /// The last step was not committed.
+    #[error("step {0} was planned and not committed; what it samples decides the next step")]
+    InFlight(
+        /// Its number.
+        u64,
+    ),
+    /// No shape holds the step; the check of the options rules it out.
+    #[error("no compiled step holds {tokens} tokens of {sequences} sequences; this is a bug")]
+    NoShape {
+        /// Tokens of the step.
+        tokens: usize,
+        /// Sequences of the step.
+        sequences: usize,
+    },
+}
+
+impl Scheduler {
+    /// The next step; `None` if nothing waits or runs.
+    ///
+    /// Running sequences come first, the oldest ahead, each with all tokens that are not computed yet or as many as still fit;
+    /// then waiting ones begin, in their order, as long as there are tokens, places and pages.
+    ///
+    /// # Errors
+    /// [`StepError::InFlight`] if the last step was not committed.
+    pub fn plan_step(&mut self) -> Result<Option<Batch>, StepError> {
+        if let Some(step) = self.in_flight {
+            return Err(StepError::InFlight(step));
+        }
+        let mut left = self.options.max_num_batched_tokens;
+        let (mut chunks, preempted) = self.continue_running(&mut left);
+        // What one sequence had to give back is not for a younger one.
+        if !preempted {
+            self.begin_waiting(&mut left, &mut chunks);
+        }
+        let pieces: Vec<Piece<'_>> = self
+            .running
+            .iter()
+            .zip(&chunks)
+            .filter(|(_, count)| **count > 0)
+            .filter_map(|(sequence, count)| Some(Piece { sequence, blocks: sequence.blocks.as_ref()?, count: *count }))
+            .collect();
+        if pieces.is_empty() {
+            return Ok(None);
+        }
+        let tokens = pieces.iter().map(|piece| piece.count).sum::<usize>();
+        let rows = pieces.iter().filter(|piece| piece.is_last()).count();
+        let sequences = pieces.len();
+        let shape = self.options.shape(tokens, sequences, rows).ok_or(StepError::NoShape { tokens, sequences })?;
+        let batch = Batch::new(self.totals.steps, shape, &self.options.pool, &pieces);
+        self.in_flight = Some(self.totals.steps);
+        self.totals.steps += 1;
+        let padding = u64::try_from(shape.tokens.saturating_sub(tokens)).unwrap_or(u64::MAX);
+        self.totals.padding_rows = self.totals.padding_rows.saturating_add(padding);
+        Ok(Some(batch))
+    }
+
+    /// How many tokens each running sequence computes, and whether one had to give its pages back.
+    fn continue_running(&mut self, left: &mut usize) -> (Vec<usize>, bool) {
+        let mut chunks = Vec::new();
+        let mut preempted = false;
+        // Sequences at the end of the list go away on the way.
+        while let Some(sequence) = self.running.get_mut(chunks.len()) {
+            let Some(blocks) = sequence.blocks.as_mut() else {
+                chunks.push(0);
+                continue;
+            };
+            let count = sequence.tokens.len().saturating_sub(blocks.written()).min(*left);
+            if count == 0 {
+                chunks.push(0);
+                continue;
+            }
+            let end = blocks.written() + count;
+            match self.pool.reserve(blocks, end) {
+                Ok(reclaimed) => {
+                    self.totals.window_blocks_reclaimed += count_of(reclaimed);
+                    *left -= count;
+                    chunks.push(count);
+                }
+                Err(_) => {
+                    // The youngest may be this one: then no older one is left out.
+                    if let Some(mut youngest) = self.running.pop() {
+                        youngest.release(&mut self.pool);
+                        self.waiting.push_front(youngest);
+                        self.totals.preemptions += 1;
+                        preempted = true;
+                    }
+                }
+            }
+        }
+        (chunks, preempted)
+    }
+
+    fn begin_waiting(&mut self, left: &mut usize, chunks: &mut Vec<usize>) {
+        while *left > 0 && self.running.len() < self.options.max_num_seqs {
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(count) = self.begin(&mut sequence, *left) else {
+                self.waiting.push_front(sequence);
+                return;
+            };
+            *left -= count;
+            chunks.push(count);
+            self.running.push(sequence);
+        }
+    }
+
+    /// Gives a sequence its prefix hit and the pages of its first chunk, whose tokens are returned; `None` if there are too few.
+    fn begin(&mut self, sequence: &mut Sequence, left: usize) -> Option<usize> {
+        let mut blocks = self.pool.admit(&mut sequence.keys, &sequence.tokens, sequence.prompt);
+        let hit = blocks.written();
+        let count = sequence.tokens.len().saturating_sub(hit).min(left);
+        if self.pool.reserve(&mut blocks, hit + count).is_err() {
+            self.pool.release(blocks, &sequence.keys);
+            return None;
+        }
+        self.totals.prefix_queries += count_of(sequence.tokens.len());
+        self.totals.prefix_hits += count_of(hit);
+        sequence.blocks = Some(blocks);
+        Some(count)
+    }
+}
+
+fn count_of(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,99 @@
+//! Limits: a full pool, a full queue, and requests that can never run.
+
+use gemma4_engine::scheduler::{CommitError, OptionsError, StepError};
+
+use super::*;
+
+fn pool(pages: usize) -> PoolOptions {
+    PoolOptions { pages, full_block: 8, sliding_block: 4, window: 4, prefix_caching: false }
+}
+
+fn request(tokens: usize, max_tokens: usize) -> Request {
+    let prompt = (0..u32::try_from(tokens).unwrap()).map(|at| at % 50).collect();
+    Request { prompt, max_tokens, ..Request::default() }
+}
+
+#[test]
+fn a_full_pool_serves_all_and_one_more_waits() {
+    // 15 prompt tokens and one generated: 2 full blocks and 4 sliding ones each while the prompt is computed at once.
+    let mut scheduler = Scheduler::new(options(pool(24), MAX_MODEL_LEN, 64, 8)).unwrap();
+    let mut fake = Fake::new(pool(24));
+    let expected = alone(&request(15, 1).prompt, 4, 16, &[]);
+    let ids: Vec<_> = (0..5).map(|_| scheduler.submit(request(15, 1)).unwrap()).collect();
+    let batch = scheduler.plan_step().unwrap().unwrap();
+    let load = scheduler.load();
+    assert_eq!((load.pages.used, load.pages.free), (24, 0));
+    assert_eq!((load.running, load.waiting, load.totals.preemptions), (4, 1, 0));
+    let sampled = fake.run(&batch);
+    let progress = scheduler.commit(&batch, &sampled).unwrap();
+    let done: Vec<_> = progress.iter().map(|progress| progress.request).collect();
+    assert_eq!(done, ids[..4]);
+    assert!(progress.iter().all(|progress| progress.token == expected[0]));
+    let batch = scheduler.plan_step().unwrap().unwrap();
+    let last = scheduler.commit(&batch, &fake.run(&batch)).unwrap();
+    assert_eq!((last[0].request, last[0].finish), (ids[4], Some(Finish::MaxTokens)));
+    assert_eq!(scheduler.load().pages.free, 24);
+    assert!(scheduler.plan_step().unwrap().is_none());
+}
+
+#[test]
+fn requests_that_can_never_run_are_refused_by_name() {
+    let options = options(pool(10), MAX_MODEL_LEN, 16, 8);
+    let mut scheduler = Scheduler::new(options).unwrap();
+    assert_eq!(scheduler.submit(request(0, 1)), Err(Refusal::EmptyPrompt));
+    assert_eq!(scheduler.submit(request(4, 0)), Err(Refusal::NothingToGenerate));
+    let refusal = scheduler.submit(request(48, 1));
+    assert_eq!(refusal, Err(Refusal::PromptTooLong { prompt: 48, max_model_len: 48 }));
+    let unknown = Request { prompt: vec![1, 97], ..request(0, 1) };
+    let refusal = scheduler.submit(unknown);
+    assert_eq!(refusal, Err(Refusal::Token { token: 97, position: 1, vocab_size: 97 }));
+    // 47 tokens: 6 full blocks, and 6 sliding ones for the window, a chunk of 16 and the block that they begin within.
+    let refusal = scheduler.submit(request(40, 40));
+    assert_eq!(refusal, Err(Refusal::PoolTooSmall { needed: 12, tokens: 47, pages: 10 }));
+    assert!(scheduler.submit(request(24, 8)).is_ok());
+}
+
+#[test]
+fn a_full_queue_refuses_and_takes_again_once_one_leaves() {
+    let mut scheduler = Scheduler::new(options(pool(64), MAX_MODEL_LEN, 16, 8)).unwrap();
+    let first = scheduler.submit(request(4, 2)).unwrap();
+    for _ in 1..4096 {
+        scheduler.submit(request(4, 2)).unwrap();
+    }
+    assert_eq!(scheduler.submit(request(4, 2)), Err(Refusal::QueueFull { limit: 4096 }));
+    assert!(scheduler.cancel(first));
+    assert!(!scheduler.cancel(first));
+    assert!(scheduler.submit(request(4, 2)).is_ok());
+}
+
+#[test]
+fn a_cancelled_request_frees_its_pages_at_once_while_its_step_runs() {
+    let mut scheduler = Scheduler::new(options(pool(24), MAX_MODEL_LEN, 64, 8)).unwrap();
+    let id = scheduler.submit(request(15, 4)).unwrap();
+    let batch = scheduler.plan_step().unwrap().unwrap();
+    assert_eq!(scheduler.load().pages.used, 6);
+    assert!(scheduler.cancel(id));
+    assert_eq!(scheduler.load().pages.free, 24);
+    assert_eq!(scheduler.commit(&batch, &[1]).unwrap(), []);
+    assert!(scheduler.plan_step().unwrap().is_none());
+}
+
+#[test]
+fn a_commit_that_does_not_fit_changes_nothing() {
+    let mut scheduler = Scheduler::new(options(pool(24), MAX_MODEL_LEN, 64, 8)).unwrap();
+    scheduler.submit(request(15, 4)).unwrap();
+    let batch = scheduler.plan_step().unwrap().unwrap();
+    assert_eq!(scheduler.plan_step(), Err(StepError::InFlight(0)));
+    assert_eq!(scheduler.commit(&batch, &[]), Err(CommitError::Count { found: 0, wanted: 1 }));
+    assert_eq!(scheduler.commit(&batch, &[97]), Err(CommitError::Token { token: 97, vocab_size: 97 }));
+    assert_eq!(scheduler.commit(&batch, &[5]).unwrap().len(), 1);
+    assert_eq!(scheduler.commit(&batch, &[5]), Err(CommitError::Step { found: 0 }));
+}
+
+#[test]
+fn limits_without_a_compiled_step_are_refused() {
+    let mut options = options(pool(24), MAX_MODEL_LEN, 64, 8);
+    options.max_num_seqs = 9;
+    let error = Scheduler::new(options).unwrap_err();
+    assert_eq!(error, OptionsError::Shape { tokens: 64, sequences: 9 });
+}
