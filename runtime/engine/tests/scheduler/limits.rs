@@ -1,6 +1,10 @@
 //! Limits: a full pool, a full queue, and requests that can never run.
 
 use gemma4_engine::scheduler::{CommitError, OptionsError, StepError};
+use gemma4_model::graph::{LayerForm, ParameterRole, StepOptions, step};
+use gemma4_model::kv::KvLayout;
+use gemma4_model::sharding::{ExpertSharding, Mesh};
+use gemma4_model::{Config, DType};
 
 use super::*;
 
@@ -96,4 +100,67 @@ fn limits_without_a_compiled_step_are_refused() {
     options.max_num_seqs = 9;
     let error = Scheduler::new(options).unwrap_err();
     assert_eq!(error, OptionsError::Shape { tokens: 64, sequences: 9 });
+}
+
+#[test]
+fn batches_have_the_shapes_of_the_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("smoke");
+    gemma4_model::seeded::write(&path, 0).unwrap();
+    let config = Config::from_json(&std::fs::read(path.join("config.json")).unwrap()).unwrap();
+    let program = |tokens, requests| StepOptions {
+        mesh: Mesh { data: 1, model: 1 },
+        experts: ExpertSharding::Tensor,
+        dtype: DType::F32,
+        kv: KvLayout::new(&config, 1, DType::F32, 8).unwrap(),
+        pages: 64,
+        tokens,
+        sequences: requests,
+        rows: requests,
+        max_model_len: 96,
+        query_tile: 16.min(tokens),
+        layers: LayerForm::Unrolled,
+        trace: false,
+    };
+    let programs = [program(8, 8), program(32, 4), program(32, 8)];
+    let limits = gemma4_plan::Scheduler {
+        max_model_len: 96,
+        max_num_seqs: 8,
+        max_num_batched_tokens: 32,
+        bucket_padding_gap: 0,
+        prefix_caching: true,
+        chunked_prefill: true,
+        chunked_mm_input: false,
+        kv_sharing_fast_prefill: false,
+        async_scheduling: None,
+    };
+    let window = config.text.sliding_window;
+    let options = SchedulerOptions::new(&limits, &programs, config.text.vocab_size, window).unwrap();
+    let mut scheduler = Scheduler::new(options).unwrap();
+    let mut seen = Vec::new();
+    scheduler.submit(request(50, 3)).unwrap();
+    for others in [0, 2, 5] {
+        for _ in 0..others {
+            scheduler.submit(request(1, 9)).unwrap();
+        }
+        let batch = scheduler.plan_step().unwrap().unwrap();
+        let shape = batch.shape();
+        let is_its = |options: &&StepOptions| {
+            let (tokens, sequences) = (usize::try_from(options.tokens), usize::try_from(options.sequences));
+            (tokens, sequences) == (Ok(shape.tokens), Ok(shape.sequences))
+        };
+        let program = programs.iter().find(is_its).unwrap();
+        seen.push((shape.tokens, shape.sequences));
+        let mut inputs = 0;
+        for parameter in step(&config, program).unwrap().parameters {
+            if let ParameterRole::Input(input) = parameter.role {
+                let wanted = parameter.shape.elements().unwrap();
+                assert_eq!(u64::try_from(batch.input(input).len()).unwrap(), wanted, "{}", parameter.name);
+                inputs += 1;
+            }
+        }
+        assert_eq!(inputs, 12);
+        scheduler.commit(&batch, &vec![60; batch.logits()]).unwrap();
+    }
+    assert_eq!(seen, [(32, 4), (32, 4), (8, 8)]);
 }

@@ -145,7 +145,8 @@ fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    // About 30,000 requests.
+    #![proptest_config(ProptestConfig::with_cases(2_500))]
 
     #[test]
     fn every_request_gets_the_tokens_that_it_gets_alone(options in schedulers(), arrivals in arrivals()) {
