@@ -273,6 +273,34 @@ fn blocks_behind_a_window_go_first_and_those_at_the_end_of_a_prompt_stay() {
 }
 
 #[test]
+fn the_end_of_a_prompt_outlasts_the_window_while_its_sequence_still_runs() {
+    // 63 tokens: 8 full blocks and 3 sliding ones are held, 13 sliding ones cached, 2 pages free.
+    let mut world = World::new(options(26));
+    world.admit(text(1, 33), &[]);
+    while world.live[0].blocks.written() < 63 {
+        assert!(world.compute(0, if world.live[0].blocks.written() < 33 { 8 } else { 1 }));
+    }
+    assert_eq!(world.pool.counts(), PageCounts { free: 2, cached: 13, used: 11 });
+    // 3 full blocks and 6 sliding ones, of which 7 evict something: not what stands before token 32.
+    world.admit(text(2, 23), &[]);
+    assert!(world.compute(1, 23));
+    world.release(1);
+    assert_eq!(world.admit(text(1, 33), &[]), 32);
+}
+
+#[test]
+fn the_end_of_a_prompt_is_as_recent_as_the_full_blocks_of_its_sequence() {
+    let mut world = World::new(options(26));
+    serve(&mut world, text(1, 33), 30);
+    assert_eq!(world.pool.counts(), PageCounts { free: 4, cached: 22, used: 0 });
+    // 6 full blocks and 12 sliding ones: what is free, the 11 behind the window, and the 3 deepest full blocks.
+    world.admit(text(2, 48), &[]);
+    assert!(world.compute(0, 48));
+    world.release(0);
+    assert_eq!(world.admit(text(1, 33), &[]), 32);
+}
+
+#[test]
 fn sliding_layers_hold_only_the_window_and_the_chunk() {
     let mut world = World::new(PoolOptions { prefix_caching: false, ..options(64) });
     world.admit(text(1, 200), &[]);

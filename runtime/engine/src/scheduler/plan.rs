@@ -41,7 +41,7 @@ impl Scheduler {
         }
         let mut left = self.options.max_num_batched_tokens;
         let (mut chunks, preempted) = self.continue_running(&mut left);
-        // What one sequence had to give back is not for a younger one.
+        // The preempted sequence is the first that waits. Begun again at once, it would take pages that the older ones need next.
         if !preempted {
             self.begin_waiting(&mut left, &mut chunks);
         }

@@ -89,11 +89,17 @@ fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
         for id in leaving(false) {
             leave(&mut scheduler, id, &finished, &mut cancelled);
         }
+        let before = scheduler.load();
         let Some(batch) = scheduler.plan_step().unwrap() else {
             let load = scheduler.load();
             assert_eq!((load.running, load.waiting), (0, 0), "nothing to do while requests wait");
             if step > 80 { break } else { continue }
         };
+        let after = scheduler.load();
+        let preempted = usize::try_from(after.totals.preemptions - before.totals.preemptions).unwrap();
+        if preempted > 0 {
+            assert_eq!(after.waiting, before.waiting + preempted, "a step that preempts begins nothing");
+        }
         let shape = batch.shape();
         let tokens: usize = batch.parts().iter().map(|part| part.rows.len()).sum();
         assert!(tokens <= options.max_num_batched_tokens && tokens <= shape.tokens);
