@@ -39,6 +39,15 @@ pub struct Part {
     pub end: usize,
 }
 
+/// A request that begins to run with a step, for the first time or again after a preemption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The request.
+    pub request: RequestId,
+    /// Tokens of its prefix that prefix caching found.
+    pub cached_tokens: usize,
+}
+
 /// A step that is ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -53,6 +62,7 @@ pub struct Batch {
     sliding: KindInputs,
     full: KindInputs,
     parts: Vec<Part>,
+    started: Vec<Started>,
 }
 
 impl Batch {
@@ -72,6 +82,12 @@ impl Batch {
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// Which of them begin to run with this step.
+    #[must_use]
+    pub fn started(&self) -> &[Started] {
+        &self.started
     }
 
     /// Rows of logits that are real.
@@ -103,7 +119,13 @@ impl Batch {
         }
     }
 
-    pub(super) fn new(step: u64, shape: StepShape, pool: &PoolOptions, pieces: &[Piece<'_>]) -> Self {
+    pub(super) fn new(
+        step: u64,
+        shape: StepShape,
+        pool: &PoolOptions,
+        pieces: &[Piece<'_>],
+        started: Vec<Started>,
+    ) -> Self {
         let mut batch = Self {
             step,
             shape,
@@ -116,6 +138,7 @@ impl Batch {
             sliding: KindInputs::new(shape, AttentionKind::Sliding, pool, pieces),
             full: KindInputs::new(shape, AttentionKind::Full, pool, pieces),
             parts: Vec::with_capacity(pieces.len()),
+            started,
         };
         for (place, piece) in pieces.iter().enumerate() {
             batch.add(place, piece);

@@ -23,7 +23,7 @@ mod request;
 
 use std::collections::VecDeque;
 
-pub use batch::{Batch, KindInputs, Part};
+pub use batch::{Batch, KindInputs, Part, Started};
 pub use commit::{CommitError, Finish, Progress};
 pub use options::{OptionsError, SchedulerOptions, StepShape};
 pub use plan::StepError;

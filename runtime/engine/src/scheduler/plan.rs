@@ -5,8 +5,9 @@
 
 use thiserror::Error;
 
-use super::batch::{Batch, Piece};
+use super::batch::{Batch, Piece, Started};
 use super::{Scheduler, Sequence};
+use crate::pool::SequenceBlocks;
 
 /// A step that cannot be planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -42,8 +43,9 @@ impl Scheduler {
         let mut left = self.options.max_num_batched_tokens;
         let (mut chunks, preempted) = self.continue_running(&mut left);
         // The preempted sequence is the first that waits. Begun again at once, it would take pages that the older ones need next.
+        let mut started = Vec::new();
         if !preempted {
-            self.begin_waiting(&mut left, &mut chunks);
+            self.begin_waiting(&mut left, &mut chunks, &mut started);
         }
         let pieces: Vec<Piece<'_>> = self
             .running
@@ -59,7 +61,7 @@ impl Scheduler {
         let rows = pieces.iter().filter(|piece| piece.is_last()).count();
         let sequences = pieces.len();
         let shape = self.options.shape(tokens, sequences, rows).ok_or(StepError::NoShape { tokens, sequences })?;
-        let batch = Batch::new(self.totals.steps, shape, &self.options.pool, &pieces);
+        let batch = Batch::new(self.totals.steps, shape, &self.options.pool, &pieces, started);
         self.in_flight = Some(self.totals.steps);
         self.totals.steps += 1;
         let padding = u64::try_from(shape.tokens.saturating_sub(tokens)).unwrap_or(u64::MAX);
@@ -103,7 +105,7 @@ impl Scheduler {
         (chunks, preempted)
     }
 
-    fn begin_waiting(&mut self, left: &mut usize, chunks: &mut Vec<usize>) {
+    fn begin_waiting(&mut self, left: &mut usize, chunks: &mut Vec<usize>, started: &mut Vec<Started>) {
         while *left > 0 && self.running.len() < self.options.max_num_seqs {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let Some(count) = self.begin(&mut sequence, *left) else {
@@ -112,6 +114,8 @@ impl Scheduler {
             };
             *left -= count;
             chunks.push(count);
+            let cached_tokens = sequence.blocks.as_ref().map_or(0, SequenceBlocks::written);
+            started.push(Started { request: sequence.id, cached_tokens });
             self.running.push(sequence);
         }
     }

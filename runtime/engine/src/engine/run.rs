@@ -1,0 +1,190 @@
+//! The engine's thread: plan a step, run it, sample, tell.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{End, EndReason, Event, Events, STEP_TOKENS, Shared, State, Timings, Token};
+use crate::runner::{Logits, Runner};
+use crate::sampling::{Sampled, Sampler, Scratch};
+use crate::scheduler::{Batch, Finish, RequestId};
+
+/// What the thread knows of a request.
+pub(super) struct Live {
+    sampler: Sampler,
+    events: Events,
+    arrived: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    cached_tokens: usize,
+    preemptions: u64,
+}
+
+impl Live {
+    pub(super) const fn new(sampler: Sampler, events: Events, arrived: Instant) -> Self {
+        Self { sampler, events, arrived, scheduled: None, first_token: None, cached_tokens: 0, preemptions: 0 }
+    }
+
+    /// Sends the last event. Nobody may be there to take it.
+    fn end(self, reason: EndReason) {
+        let Self { arrived, scheduled, first_token, cached_tokens, preemptions, .. } = self;
+        let timings = Timings { arrived, scheduled, first_token, finished: Instant::now() };
+        let _ = self.events.send(Event::End(End { reason, timings, cached_tokens, preemptions }));
+    }
+}
+
+/// Requests that run or wait.
+type Requests = HashMap<RequestId, Live>;
+
+/// Runs steps until the last handle is gone or a step fails.
+pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
+    let mut guard = FailOnPanic { shared, requests: Requests::new() };
+    let mut scratch = Scratch::default();
+    while let Some(batch) = next_batch(shared, &mut guard.requests) {
+        let outcome = runner.run(&batch).map_err(|error| error.to_string());
+        let outcome = outcome.and_then(|logits| step(shared, &mut guard.requests, &batch, &logits, &mut scratch));
+        if let Err(reason) = outcome {
+            fail(shared, &mut guard.requests, &reason);
+            return;
+        }
+    }
+}
+
+/// Waits for something to do and plans it; `None` when the thread has to end.
+fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
+    let mut state = shared.lock();
+    loop {
+        requests.extend(state.arrivals.drain(..));
+        for gone in state.gone.drain(..) {
+            requests.remove(&gone);
+        }
+        if state.ending {
+            return None;
+        }
+        match state.scheduler.plan_step() {
+            Ok(Some(batch)) => {
+                count(&mut state, &batch);
+                drop(state);
+                let now = Instant::now();
+                for started in batch.started() {
+                    if let Some(live) = requests.get_mut(&started.request) {
+                        live.preemptions += u64::from(live.scheduled.is_some());
+                        if live.scheduled.is_none() {
+                            live.scheduled = Some(now);
+                            live.cached_tokens = started.cached_tokens;
+                        }
+                    }
+                }
+                return Some(batch);
+            }
+            Ok(None) => state = shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+            Err(error) => {
+                drop(state);
+                fail(shared, requests, &error.to_string());
+                return None;
+            }
+        }
+    }
+}
+
+fn count(state: &mut State, batch: &Batch) {
+    let tokens = batch.parts().last().map_or(0, |part| part.rows.end);
+    let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+    state.computed_tokens = state.computed_tokens.saturating_add(tokens);
+    let class = STEP_TOKENS.iter().position(|bound| tokens <= *bound).unwrap_or(STEP_TOKENS.len());
+    if let Some(class) = state.step_tokens.get_mut(class) {
+        *class += 1;
+    }
+}
+
+/// Samples the step's tokens, takes them in and tells whoever waits for them.
+fn step(
+    shared: &Shared,
+    requests: &mut Requests,
+    batch: &Batch,
+    logits: &Logits,
+    scratch: &mut Scratch,
+) -> Result<(), String> {
+    let mut sampled: Vec<Option<Sampled>> = Vec::with_capacity(batch.logits());
+    let mut failed: Vec<(RequestId, String)> = Vec::new();
+    for part in batch.parts() {
+        for row in part.logits.clone() {
+            // Requests that went away have no sampler; the scheduler passes over them too.
+            let Some(live) = requests.get_mut(&part.request) else {
+                sampled.push(None);
+                continue;
+            };
+            match live.sampler.sample(logits.row(row), scratch) {
+                Ok(token) => sampled.push(Some(token)),
+                Err(error) => {
+                    failed.push((part.request, error.to_string()));
+                    sampled.push(None);
+                }
+            }
+        }
+    }
+    let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.as_ref().map_or(0, |sampled| sampled.token)).collect();
+    let progress = {
+        let mut state = shared.lock();
+        for (request, _) in &failed {
+            state.scheduler.cancel(*request);
+        }
+        state.scheduler.commit(batch, &tokens).map_err(|error| error.to_string())?
+    };
+    let now = Instant::now();
+    for (request, reason) in failed {
+        if let Some(live) = requests.remove(&request) {
+            live.end(EndReason::Failed(reason));
+        }
+    }
+    let mut rows: HashMap<RequestId, usize> = HashMap::with_capacity(progress.len());
+    for part in batch.parts().iter().filter(|part| !part.logits.is_empty()) {
+        rows.insert(part.request, part.logits.start);
+    }
+    for progress in progress {
+        let row = rows.get(&progress.request).copied();
+        let sampled = row.and_then(|row| sampled.get_mut(row)).and_then(Option::take);
+        let Some(live) = requests.get_mut(&progress.request) else { continue };
+        live.first_token.get_or_insert(now);
+        let logprobs = sampled.and_then(|sampled| sampled.logprobs);
+        // Nobody may be there to take it: then the request is about to be cancelled.
+        let _ = live.events.send(Event::Token(Token { id: progress.token, logprobs, at: now }));
+        let Some(finish) = progress.finish else { continue };
+        if let Some(live) = requests.remove(&progress.request) {
+            live.end(match finish {
+                Finish::Stop => EndReason::Stop,
+                Finish::MaxTokens | Finish::ModelLength => EndReason::Length,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Ends all requests and takes no more.
+fn fail(shared: &Shared, requests: &mut Requests, reason: &str) {
+    let mut state = shared.lock();
+    state.failure = Some(reason.to_owned());
+    state.closed = true;
+    requests.extend(state.arrivals.drain(..));
+    for request in requests.keys() {
+        state.scheduler.cancel(*request);
+    }
+    drop(state);
+    for (_, live) in requests.drain() {
+        live.end(EndReason::Failed(reason.to_owned()));
+    }
+}
+
+/// Tells all requests, should the thread ever panic.
+struct FailOnPanic<'a> {
+    shared: &'a Shared,
+    requests: Requests,
+}
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            fail(self.shared, &mut self.requests, "the engine panicked; this is a bug");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Running a step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+
+use crate::scheduler::Batch;
+
+/// Runs steps: the devices, the weights and the pages are behind it.
+pub trait Runner: Send {
+    /// Runs a step and waits for its logits.
+    ///
+    /// # Errors
+    /// [`RunError`], after which no further step is run: what the pages hold is not known any more.
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError>;
+
+    /// What it counts.
+    fn counters(&self) -> Arc<Counters> {
+        Arc::default()
+    }
+}
+
+/// What a runner counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Programs that were compiled when a step waited for them.
+    pub compiles_while_serving: AtomicU64,
+    /// Programs that came compiled from the cache at the start.
+    pub warm_cache_hits: AtomicU64,
+    /// Programs that were compiled at the start.
+    pub warm_cache_misses: AtomicU64,
+}
+
+impl Counters {
+    /// The value of a counter.
+    #[must_use]
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more.
+    pub fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, Error)]
+#[error("step {step} failed: {reason}")]
+pub struct RunError {
+    /// Number of the step.
+    pub step: u64,
+    /// What happened.
+    pub reason: String,
+}
+
+/// Logits `[R, V]` of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logits {
+    values: Vec<f32>,
+    vocab_size: usize,
+}
+
+impl Logits {
+    /// Takes rows of `vocab_size` logits each.
+    #[must_use]
+    pub const fn new(values: Vec<f32>, vocab_size: usize) -> Self {
+        Self { values, vocab_size }
+    }
+
+    /// A row; empty if there is none.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        let start = row.saturating_mul(self.vocab_size);
+        self.values.get(start..start.saturating_add(self.vocab_size)).unwrap_or_default()
+    }
+}
