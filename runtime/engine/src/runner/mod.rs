@@ -1,9 +1,16 @@
-//! Running a step.
+//! Running steps: what a plan becomes on devices.
+
+mod boot;
+mod programs;
+mod xla;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
+
+pub use boot::{BootError, Booted, Durations, Places, Stage, boot};
+pub use programs::{Prepared, ProgramError};
 
 use crate::scheduler::Batch;
 

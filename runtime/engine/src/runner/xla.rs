@@ -1,0 +1,173 @@
+//! Steps on devices.
+//!
+//! Invariant: the pages go into each step and come out of it; between steps there is one set of them, and once a step has
+//! failed there is none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gemma4_hlo::{ElementType as HloElement, Module, Parallelism, Shape};
+use gemma4_model::graph::{ParameterRole, StepInput};
+use gemma4_model::tensors::Role;
+use gemma4_pjrt::{Argument, Buffer};
+
+use super::programs::{Compiler, Program, StepSize};
+use super::{Counters, Logits, RunError, Runner};
+use crate::scheduler::Batch;
+use crate::steps::NamedStep;
+
+/// What the devices hold of each tensor or stack, by its role and first layer.
+pub(crate) type Weights = HashMap<(Role, Option<usize>), Vec<Buffer>>;
+
+/// Runs steps on the devices of a client.
+pub(crate) struct XlaRunner {
+    compiler: Compiler,
+    steps: Vec<NamedStep>,
+    programs: HashMap<StepSize, Program>,
+    weights: Weights,
+    pool: Vec<Buffer>,
+    vocab_size: usize,
+}
+
+/// A weight or input that a program needs and nobody has.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not loaded; this is a bug")]
+struct Missing(String);
+
+impl XlaRunner {
+    pub(super) fn new(
+        compiler: Compiler,
+        steps: Vec<NamedStep>,
+        programs: HashMap<StepSize, Program>,
+        weights: Weights,
+        pool: Vec<Buffer>,
+    ) -> Self {
+        let vocab_size = usize::try_from(compiler.config.text.vocab_size).unwrap_or(usize::MAX);
+        Self { compiler, steps, programs, weights, pool, vocab_size }
+    }
+
+    /// Runs the program of this size with `input` as its inputs; gives the logits `[R, V]`.
+    pub(super) fn execute<'a>(
+        &mut self,
+        size: StepSize,
+        input: impl Fn(StepInput) -> &'a [i32],
+    ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        let Self { compiler, programs, weights, pool, .. } = self;
+        let program = programs.get(&size).ok_or_else(|| Missing(format!("the program of size {size:?}")))?;
+        let client = &compiler.client;
+        let devices = program.executable.devices();
+        let mut inputs: Vec<Vec<Buffer>> = Vec::with_capacity(devices.len());
+        for &device in devices {
+            let of_device = program.parameters.iter().filter_map(|parameter| match parameter.role {
+                ParameterRole::Input(which) => Some(client.buffer_of(input(which), &dims(&parameter.shape), device)),
+                _ => None,
+            });
+            inputs.push(of_device.collect::<Result<_, _>>()?);
+        }
+        let mut arguments: Vec<Vec<Argument<'_>>> = Vec::with_capacity(devices.len());
+        // From here on the pages belong to the step.
+        for ((place, inputs), pool) in inputs.iter().enumerate().zip(std::mem::take(pool)) {
+            let (mut inputs, mut pool) = (inputs.iter(), Some(pool));
+            let of_device = program.parameters.iter().map(|parameter| {
+                let argument = match &parameter.role {
+                    ParameterRole::Input(_) => inputs.next().map(Argument::Keep),
+                    ParameterRole::KvPool => pool.take().map(Argument::Donate),
+                    ParameterRole::Weight { role, layers } => {
+                        weights.get(&(*role, layers.first().copied())).and_then(|of| of.get(place)).map(Argument::Keep)
+                    }
+                };
+                argument.ok_or_else(|| Missing(parameter.name.clone()))
+            });
+            arguments.push(of_device.collect::<Result<_, _>>()?);
+        }
+        let mut logits = None;
+        for outputs in program.executable.execute(arguments)? {
+            let mut outputs = outputs.into_iter();
+            // Every device has the same logits.
+            let of_device = outputs.next();
+            logits = logits.or(of_device);
+            self.pool.extend(outputs.next());
+        }
+        Ok(logits.ok_or_else(|| Missing("an output".to_owned()))?.to_vec::<f32>()?)
+    }
+
+    /// Compiles a program that should have been there. Whoever waits for it is told by a counter.
+    fn compile(&mut self, size: StepSize) -> Result<(), Box<dyn std::error::Error>> {
+        let step = self.steps.iter().find(|step| (step.options.tokens, step.options.sequences) == size);
+        let step = step.ok_or_else(|| Missing(format!("a step of size {size:?}")))?;
+        tracing::error!(program = step.name, "compiled while requests wait; all programs should have been ready");
+        Counters::add(&self.compiler.counters.compiles_while_serving);
+        let (program, _) = self.compiler.program(step)?;
+        self.programs.insert(size, program);
+        Ok(())
+    }
+
+    /// Runs the smallest step without a token, which brings the weights into memory.
+    pub(super) fn warm_up(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(step) = self.steps.iter().min_by_key(|step| (step.options.tokens, step.options.sequences)) else {
+            return Ok(());
+        };
+        let size = (step.options.tokens, step.options.sequences);
+        let program = self.programs.get(&size).ok_or_else(|| Missing(step.name.clone()))?;
+        let nowhere = i32::try_from(step.options.pages).unwrap_or(i32::MAX);
+        let zeros: HashMap<StepInput, Vec<i32>> = program
+            .parameters
+            .iter()
+            .filter_map(|parameter| match parameter.role {
+                // Slots of a page that does not exist: nothing is written.
+                ParameterRole::Input(input @ StepInput::Slots(_)) => {
+                    Some((input, vec![nowhere; count(&parameter.shape)]))
+                }
+                ParameterRole::Input(input) => Some((input, vec![0; count(&parameter.shape)])),
+                _ => None,
+            })
+            .collect();
+        self.execute(size, |input| zeros.get(&input).map_or(&[], Vec::as_slice)).map(|_| ())
+    }
+}
+
+impl Runner for XlaRunner {
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
+        let shape = batch.shape();
+        // Both came from numbers of this type.
+        let size = (shape.tokens as u64, shape.sequences as u64);
+        let failed = |error: Box<dyn std::error::Error>| RunError { step: batch.step(), reason: error.to_string() };
+        if !self.programs.contains_key(&size) {
+            self.compile(size).map_err(failed)?;
+        }
+        let logits = self.execute(size, |input| batch.input(input)).map_err(failed)?;
+        Ok(Logits::new(logits, self.vocab_size))
+    }
+
+    fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.compiler.counters)
+    }
+}
+
+/// An array of zeros of `shape` on each of `devices` devices, made there.
+pub(super) fn zeros(compiler: &Compiler, shape: &Shape) -> Result<Vec<Buffer>, Box<dyn std::error::Error>> {
+    let parallelism = match compiler.devices.count() {
+        1 => Parallelism::Single,
+        devices => Parallelism::ManualPartitions(devices),
+    };
+    let mut module = Module::new("pool", parallelism)?;
+    module.main(&[], |b, _| {
+        let zero = b.number(0.0, HloElement::F32, &[])?;
+        let zero = b.convert(zero, shape.element())?;
+        Ok(vec![b.broadcast_scalar(zero, shape.dims())?])
+    })?;
+    let program = compiler.client.compile(module.text().as_bytes(), &compiler.options)?;
+    let outputs = program.execute(program.devices().iter().map(|_| Vec::new()).collect())?;
+    Ok(outputs.into_iter().flatten().collect())
+}
+
+pub(super) fn dims(shape: &Shape) -> Vec<i64> {
+    shape.dims().iter().map(|size| size.cast_signed()).collect()
+}
+
+fn count(shape: &Shape) -> usize {
+    shape
+        .dims()
+        .iter()
+        .fold(1, |product: usize, size| product.saturating_mul(usize::try_from(*size).unwrap_or(usize::MAX)))
+}
