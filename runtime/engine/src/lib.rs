@@ -11,6 +11,7 @@
 //! * [`runner`]: a step run on the devices
 //! * [`sampling`]: from logits to a token
 //! * [`scheduler`]: which tokens of which requests a step computes
+//! * [`settings`]: what a running engine does, to hold against a plan
 //! * [`store`]: compiled programs on disk, each with everything that decides whether it may be used
 
 pub mod compile;
@@ -19,5 +20,6 @@ pub mod pool;
 pub mod runner;
 pub mod sampling;
 pub mod scheduler;
+pub mod settings;
 pub mod steps;
 pub mod store;

@@ -134,12 +134,7 @@ pub fn largest_decode(steps: &[NamedStep]) -> Option<&NamedStep> {
 /// The cache's layout, which has to give the bytes that the plan counted with.
 fn kv_layout(plan: &Plan, config: &Config, devices: u64) -> Result<KvLayout, StepsError> {
     let cache = &plan.kv_cache;
-    let dtype = match cache.dtype.as_str() {
-        // The profile's words; fp8 without more is e4m3.
-        "fp8" => DType::F8E4M3,
-        "fp8_e5m2" => DType::F8E5M2,
-        other => parse("kv_cache.dtype", other)?,
-    };
+    let dtype = kv_dtype(&cache.dtype)?;
     let block = u32::try_from(cache.block_size)
         .map_err(|_| value("kv_cache.block_size", cache.block_size, "at most 65536 tokens"))?;
     let layout = KvLayout::new(config, devices, dtype, block)?;
@@ -149,6 +144,16 @@ fn kv_layout(plan: &Plan, config: &Config, devices: u64) -> Result<KvLayout, Ste
         return Err(value("kv_cache.bytes_per_block", cache.bytes_per_block, wanted));
     }
     Ok(layout)
+}
+
+/// Data type of keys and values by the profile's words for it.
+pub(crate) fn kv_dtype(word: &str) -> Result<DType, StepsError> {
+    match word {
+        // Without more it is e4m3.
+        "fp8" => Ok(DType::F8E4M3),
+        "fp8_e5m2" => Ok(DType::F8E5M2),
+        other => parse("kv_cache.dtype", other),
+    }
 }
 
 fn parse(key: &'static str, word: &str) -> Result<DType, StepsError> {

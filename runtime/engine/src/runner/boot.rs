@@ -28,6 +28,7 @@ use super::xla::{Weights, XlaRunner, zeros};
 use crate::compile::{self, CompileError, Devices};
 use crate::engine::Engine;
 use crate::scheduler::{OptionsError, Scheduler, SchedulerOptions};
+use crate::settings::Settings;
 use crate::steps::{NamedStep, StepsError, steps};
 use crate::store::{Store, StoreError};
 
@@ -79,6 +80,8 @@ pub struct Booted {
     pub engine: Engine,
     /// The model.
     pub config: Config,
+    /// What the engine really does.
+    pub settings: Settings,
     /// What it took.
     pub durations: Durations,
     /// Programs that came compiled from the cache.
@@ -182,7 +185,9 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     let steps = steps(plan, &config)?;
     let window = config.text.sliding_window;
     let options = steps.iter().map(|step| &step.options);
-    let scheduler = Scheduler::new(SchedulerOptions::new(&plan.scheduler, options, config.text.vocab_size, window)?)?;
+    let options = SchedulerOptions::new(&plan.scheduler, options, config.text.vocab_size, window)?;
+    let settings = Settings::of_engine(plan, &devices, &steps, &options);
+    let scheduler = Scheduler::new(options)?;
 
     let client = client(&places.plugin, &devices)?;
     let compiler = compiler(client, &config, devices, store)?;
@@ -209,7 +214,7 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     runner.warm_up().map_err(|error| BootError::WarmUp(error.to_string()))?;
     durations.warm_up = start.elapsed();
     let engine = Engine::start(scheduler, Box::new(runner))?;
-    Ok(Booted { engine, config, durations, cached, compiled })
+    Ok(Booted { engine, config, settings, durations, cached, compiled })
 }
 
 /// Whether this engine does what the plan says.
