@@ -11,20 +11,28 @@
 //! * [`kv`]: pages of the KV cache
 //! * [`checkpoint`]: headers of safetensors files, and which of their tensors belong to the model
 //! * [`weights`]: the weights themselves, cut for each device
+//! * [`tokenizer`]: text to token ids and back, at once or as tokens come
+//! * [`chat`]: a conversation as one prompt, by the template of the checkpoint
+//! * [`generation`]: where a checkpoint stops, and how it wants to be sampled
 //! * [`seeded`]: a tiny model with random weights, for runs without a download
 //!
 //! Dimension names used in the documentation: `V` vocabulary, `H` hidden size, `L` layers, `P` width of the per-layer
 //! embeddings, `I` width of an MLP, `E` experts, `D` width of a vision or audio tower, `W` the sliding window in tokens.
 
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 mod dtype;
+mod files;
+pub mod generation;
 pub mod graph;
 pub mod kv;
 pub mod seeded;
 pub mod sharding;
 pub mod tensors;
+pub mod tokenizer;
 pub mod weights;
 
 pub use config::{AttentionKind, Config, ConfigError, RawConfig};
 pub use dtype::{DType, UnknownDType};
+pub use files::FileError;
