@@ -17,7 +17,9 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use run::Live;
-pub use types::{End, EndReason, Event, GenerationRequest, STEP_TOKENS, Statistics, SubmitError, Timings, Token};
+pub use types::{
+    End, EndReason, Event, GenerationRequest, STEP_TOKENS, Started, Statistics, SubmitError, Timings, Token,
+};
 
 use crate::runner::{Counters, Runner};
 use crate::sampling::Sampler;
@@ -185,7 +187,7 @@ impl Generation {
     }
 
     fn note(&mut self, event: Option<Event>) -> Option<Event> {
-        self.ended |= !matches!(event, Some(Event::Token(_)));
+        self.ended |= !matches!(event, Some(Event::Started(_) | Event::Token(_)));
         event
     }
 }

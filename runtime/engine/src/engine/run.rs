@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{End, EndReason, Event, Events, STEP_TOKENS, Shared, State, Timings, Token};
+use super::{End, EndReason, Event, Events, STEP_TOKENS, Shared, Started, State, Timings, Token};
 use crate::runner::{Logits, Runner};
 use crate::sampling::{Sampled, Sampler, Scratch};
 use crate::scheduler::{Batch, Finish, RequestId};
@@ -72,6 +72,9 @@ fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
                         if live.scheduled.is_none() {
                             live.scheduled = Some(now);
                             live.cached_tokens = started.cached_tokens;
+                            let started = Started { at: now, cached_tokens: started.cached_tokens };
+                            // Nobody may be there to take it: then the request is about to be cancelled.
+                            let _ = live.events.send(Event::Started(started));
                         }
                     }
                 }

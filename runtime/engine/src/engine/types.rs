@@ -50,10 +50,21 @@ pub enum SubmitError {
 /// Something happened to a request.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Its first step was planned; the first event, if it ever runs.
+    Started(Started),
     /// It got a token.
     Token(Token),
     /// It ended; always the last event.
     End(End),
+}
+
+/// A request that begins to run. It is told at once, since whoever ends a request by dropping it gets no [`End`].
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// When its first step was planned.
+    pub at: Instant,
+    /// Tokens of the prompt that are not computed, since a prefix was in the cache.
+    pub cached_tokens: usize,
 }
 
 /// A token that was generated.

@@ -1,0 +1,277 @@
+//! From pieces of answers to what clients read.
+//!
+//! Invariant: every chunk of a stream has id, object, created and model, and every choice in it an index; the first chunk of
+//! a chat's choice has the role.
+//!
+//! Pieces of text become `content` right here. A parser of tool calls or of reasoning will sit between the two, in
+//! [`Writer::choice`]: it turns a piece into several kinds of deltas, for streams and whole answers alike.
+
+mod logprobs;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::future::FutureExt as _;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::fields::Endpoint;
+use crate::generate::{Choice, Finish, OutputToken, Piece, pieces};
+use crate::record::Details;
+use crate::request::TextRequest;
+use crate::service::{State, now};
+use wire::{ChatDelta, ChatMessage, Envelope, PromptDetails, Usage, WireChoice};
+
+/// Chunks that are written at once, if they are there already.
+const CHUNKS_AT_ONCE: usize = 64;
+
+/// Answers a request whose choices are being made.
+pub(crate) async fn answer(
+    state: &Arc<State>,
+    endpoint: Endpoint,
+    id: &str,
+    request: TextRequest,
+    choices: Vec<Choice>,
+    details: Details,
+) -> Result<Response, ApiError> {
+    let stream = request.stream;
+    let mut writer = Writer::new(state, endpoint, id, request, details);
+    let mut pieces = pieces(choices);
+    if stream.is_some() {
+        return Ok(events(writer, pieces));
+    }
+    while let Some(piece) = pieces.next().await {
+        if piece.finish == Some(Finish::Failed) {
+            return Err(ApiError::internal());
+        }
+        writer.keep(piece);
+    }
+    Ok(writer.whole())
+}
+
+/// Writes one request's answers.
+struct Writer {
+    state: Arc<State>,
+    endpoint: Endpoint,
+    id: String,
+    created: u64,
+    request: TextRequest,
+    details: Details,
+    /// What was made of each answer and not written yet.
+    open: BTreeMap<usize, Open>,
+    /// Tokens of all answers.
+    output_tokens: usize,
+}
+
+/// An answer up to now.
+#[derive(Default)]
+struct Open {
+    text: String,
+    tokens: Vec<OutputToken>,
+    finish: Option<Finish>,
+    /// Characters of the tokens that were written, for the offsets of the older format.
+    offset: usize,
+    /// Whether a chunk of it was written.
+    begun: bool,
+}
+
+impl Writer {
+    fn new(state: &Arc<State>, endpoint: Endpoint, id: &str, request: TextRequest, details: Details) -> Self {
+        let prefix = match endpoint {
+            Endpoint::Chat => "chatcmpl",
+            Endpoint::Completions => "cmpl",
+        };
+        let mut open: BTreeMap<usize, Open> = (0..request.choices()).map(|index| (index, Open::default())).collect();
+        if request.echo {
+            for (index, open) in &mut open {
+                open.text =
+                    request.prompts.get(index / request.n).map(|prompt| prompt.text.clone()).unwrap_or_default();
+            }
+        }
+        Self {
+            state: Arc::clone(state),
+            endpoint,
+            id: format!("{prefix}-{id}"),
+            created: now(),
+            request,
+            details,
+            open,
+            output_tokens: 0,
+        }
+    }
+
+    /// Takes a piece; returns its answer's index if there is something to show.
+    fn keep(&mut self, piece: Piece) -> Option<usize> {
+        let Piece { index, text, tokens, finish } = piece;
+        self.output_tokens += tokens.len();
+        let open = self.open.entry(index).or_default();
+        open.text += &text;
+        open.tokens.extend(tokens);
+        open.finish = finish;
+        (!open.text.is_empty() || open.finish.is_some()).then_some(index)
+    }
+
+    /// What was kept of an answer, as it is written: a chunk's or a whole one.
+    fn choice(&mut self, index: usize, chunk: bool) -> WireChoice {
+        let open = self.open.entry(index).or_default();
+        let text = std::mem::take(&mut open.text);
+        let tokens = std::mem::take(&mut open.tokens);
+        let first = !std::mem::replace(&mut open.begun, true);
+        let chat = self.endpoint == Endpoint::Chat;
+        let logprobs = self.request.logprobs.map(|_| match self.endpoint {
+            Endpoint::Chat => logprobs::chat(&self.state.tokenizer, &tokens),
+            Endpoint::Completions => logprobs::completion(&self.state.tokenizer, &tokens, &mut open.offset),
+        });
+        let ids = self.request.return_token_ids;
+        let prompt = self.request.prompts.get(index / self.request.n.max(1));
+        let mut choice = WireChoice {
+            index,
+            logprobs,
+            finish_reason: open.finish.as_ref().map(Finish::reason),
+            stop_reason: open.finish.as_ref().and_then(wire::stop_reason),
+            token_ids: ids.then(|| tokens.iter().map(|token| token.id).collect()),
+            prompt_token_ids: prompt.filter(|_| ids && first && !chat).map(|prompt| prompt.tokens.clone()),
+            ..WireChoice::default()
+        };
+        match (chat, chunk) {
+            (false, _) => choice.text = Some(text),
+            (true, false) => choice.message = Some(ChatMessage { role: "assistant", content: text, refusal: None }),
+            (true, true) => {
+                let content = (first || !text.is_empty()).then_some(text);
+                choice.delta = Some(ChatDelta { role: first.then_some("assistant"), content });
+            }
+        }
+        choice
+    }
+
+    fn usage(&self) -> Usage {
+        let prompt_tokens = self.request.prompts.iter().map(|prompt| prompt.tokens.len()).sum::<usize>();
+        Usage {
+            prompt_tokens,
+            completion_tokens: self.output_tokens,
+            total_tokens: prompt_tokens + self.output_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: self.details.cached_tokens() },
+        }
+    }
+
+    /// Chats have one prompt; its tokens stand beside the choices.
+    fn chat_prompt(&self, first: bool) -> Option<&[u32]> {
+        let wanted = self.request.return_token_ids && first && self.endpoint == Endpoint::Chat;
+        self.request.prompts.first().filter(|_| wanted).map(|prompt| prompt.tokens.as_slice())
+    }
+
+    fn envelope<'a>(&'a self, object: &'static str, choices: Vec<WireChoice>, first: bool) -> Envelope<'a> {
+        Envelope {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.request.model,
+            system_fingerprint: self.state.options.system_fingerprint.as_deref(),
+            choices,
+            usage: None,
+            prompt_token_ids: self.chat_prompt(first),
+        }
+    }
+
+    /// The whole answer.
+    fn whole(&mut self) -> Response {
+        let object = match self.endpoint {
+            Endpoint::Chat => "chat.completion",
+            Endpoint::Completions => "text_completion",
+        };
+        let indices: Vec<usize> = self.open.keys().copied().collect();
+        let choices = indices.into_iter().map(|index| self.choice(index, false)).collect();
+        let mut envelope = self.envelope(object, choices, true);
+        envelope.usage = Some(Some(self.usage()));
+        axum::Json(envelope).into_response()
+    }
+
+    /// A chunk of a stream.
+    fn chunk(&mut self, index: usize, out: &mut Vec<u8>) {
+        let first = self.open.values().all(|open| !open.begun);
+        let choice = self.choice(index, true);
+        let mut envelope = self.envelope(self.chunk_object(), vec![choice], first);
+        envelope.usage = self.include_usage().then_some(None);
+        event(&envelope, out);
+    }
+
+    /// What follows the last chunk.
+    fn last(&self, out: &mut Vec<u8>) {
+        if self.include_usage() {
+            let mut envelope = self.envelope(self.chunk_object(), Vec::new(), false);
+            envelope.usage = Some(Some(self.usage()));
+            event(&envelope, out);
+        }
+        done(out);
+    }
+
+    const fn chunk_object(&self) -> &'static str {
+        match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completions => "text_completion",
+        }
+    }
+
+    fn include_usage(&self) -> bool {
+        self.request.stream.is_some_and(|stream| stream.include_usage)
+    }
+}
+
+fn event(value: &impl Serialize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"data: ");
+    // Strings and numbers that are finite: there is nothing to fail.
+    let written = serde_json::to_writer(&mut *out, value);
+    debug_assert!(written.is_ok(), "a chunk that is no JSON");
+    out.extend_from_slice(b"\n\n");
+}
+
+fn done(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"data: [DONE]\n\n");
+}
+
+/// A stream of server-sent events.
+fn events(writer: Writer, pieces: BoxStream<'static, Piece>) -> Response {
+    let body = stream::unfold(Some((writer, pieces)), |open| async move {
+        let (mut writer, mut pieces) = open?;
+        let mut out = Vec::new();
+        let mut chunks = 0;
+        loop {
+            let next = if out.is_empty() { Some(pieces.next().await) } else { pieces.next().now_or_never() };
+            match next {
+                // Nothing more is there yet.
+                None => break,
+                Some(None) => {
+                    writer.last(&mut out);
+                    return Some((Ok::<_, std::convert::Infallible>(Bytes::from(out)), None));
+                }
+                Some(Some(piece)) if piece.finish == Some(Finish::Failed) => {
+                    event(&ApiError::internal().to_json(), &mut out);
+                    done(&mut out);
+                    return Some((Ok(Bytes::from(out)), None));
+                }
+                Some(Some(piece)) => {
+                    if let Some(index) = writer.keep(piece) {
+                        writer.chunk(index, &mut out);
+                        chunks += 1;
+                    }
+                    if chunks >= CHUNKS_AT_ONCE {
+                        break;
+                    }
+                }
+            }
+        }
+        Some((Ok(Bytes::from(out)), Some((writer, pieces))))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies such as nginx would hold chunks back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}

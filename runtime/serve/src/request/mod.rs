@@ -1,0 +1,194 @@
+//! From the body of a request to what the engine is asked.
+//!
+//! Invariant: what a handler sees is checked: every number is in its range, every prompt has tokens and leaves room for one.
+
+mod chat;
+mod completion;
+mod sampling;
+mod take;
+mod tokenize;
+
+use gemma4_engine::engine::GenerationRequest;
+use gemma4_engine::sampling::SamplingParams;
+use serde_json::{Map, Value};
+
+pub(crate) use chat::chat;
+pub(crate) use completion::completion;
+pub(crate) use take::{Take, object};
+pub(crate) use tokenize::{detokenize, tokenize};
+
+use crate::error::ApiError;
+use crate::service::State;
+
+/// Answers to a prompt at most: OpenAI's bound.
+const MAX_N: u64 = 128;
+
+/// A request for text that is ready to be submitted.
+#[derive(Clone, Debug)]
+pub(crate) struct TextRequest {
+    /// The model as the client called it.
+    pub(crate) model: String,
+    pub(crate) prompts: Vec<Prompt>,
+    /// Answers to each prompt.
+    pub(crate) n: usize,
+    /// All but the prompt; `max_tokens` is what the client asked for.
+    pub(crate) sampling: SamplingParams,
+    /// Tokens to generate, if the client bounds them.
+    pub(crate) max_tokens: Option<usize>,
+    /// Tokens to generate if the client does not.
+    default_max_tokens: usize,
+    pub(crate) min_tokens: usize,
+    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) logprobs: Option<usize>,
+    salt: Vec<u8>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) include_stop: bool,
+    pub(crate) skip_special_tokens: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) echo: bool,
+    /// `None`: one answer at the end.
+    pub(crate) stream: Option<StreamOptions>,
+}
+
+/// How a stream is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamOptions {
+    /// One more chunk with the token counts.
+    pub(crate) include_usage: bool,
+}
+
+/// A prompt.
+#[derive(Clone, Debug)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<u32>,
+    /// The text for `echo`; empty without it.
+    pub(crate) text: String,
+}
+
+impl TextRequest {
+    /// Answers that are generated.
+    pub(crate) fn choices(&self) -> usize {
+        self.prompts.len().saturating_mul(self.n)
+    }
+
+    /// What the engine is asked for answer `index` to `prompt`; `None` if no token is to be generated.
+    pub(crate) fn generation(&self, prompt: &Prompt, index: usize) -> Option<GenerationRequest> {
+        let max_tokens = self.max_tokens.unwrap_or(self.default_max_tokens);
+        let mut sampling = self.sampling.clone();
+        let offset = u64::try_from(index).unwrap_or_default();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(offset));
+        (max_tokens > 0).then(|| GenerationRequest {
+            prompt: prompt.tokens.clone(),
+            max_tokens,
+            min_tokens: self.min_tokens,
+            stop_tokens: self.stop_tokens.clone(),
+            sampling,
+            logprobs: self.logprobs,
+            salt: self.salt.clone(),
+        })
+    }
+
+    /// What both endpoints have; `fields` holds nothing else.
+    fn common(state: &State, mut fields: Map<String, Value>) -> Result<Self, ApiError> {
+        let take = &mut fields;
+        let model = state.model(take.string("model")?)?;
+        let n = take.integer("n", 1, MAX_N)?.unwrap_or(1);
+        let stream = stream(take)?;
+        let min_tokens = take.size("min_tokens", 0)?.unwrap_or_default();
+        let (stop, include_stop) = (sampling::stop(take)?, take.flag("include_stop_str_in_output")?.unwrap_or(false));
+        let stop_tokens = sampling::stop_tokens(state, take)?;
+        let request = Self {
+            model,
+            prompts: Vec::new(),
+            n: usize::try_from(n).unwrap_or(usize::MAX),
+            sampling: sampling::params(state, take)?,
+            max_tokens: None,
+            default_max_tokens: usize::MAX,
+            min_tokens,
+            stop_tokens,
+            logprobs: None,
+            salt: sampling::salt(take)?,
+            stop,
+            include_stop,
+            skip_special_tokens: take.flag("skip_special_tokens")?.unwrap_or(true),
+            return_token_ids: take.flag("return_token_ids")?.unwrap_or(false),
+            echo: false,
+            stream,
+        };
+        match fields.keys().next() {
+            // The table of fields says more than the code; a test holds the two together.
+            Some(name) => Err(ApiError::unsupported(name.as_str(), "it is not implemented")),
+            None => Ok(request),
+        }
+    }
+
+    /// Sets the prompts and bounds the tokens, as vLLM does: what was asked for has to fit, the default is cut to fit.
+    fn with_prompts(
+        mut self,
+        state: &State,
+        param: &str,
+        prompts: Vec<Prompt>,
+        default_max_tokens: usize,
+    ) -> Result<Self, ApiError> {
+        let longest = state.options.max_model_len;
+        let least = self.max_tokens.unwrap_or(1);
+        for prompt in &prompts {
+            let tokens = prompt.tokens.len();
+            if tokens == 0 {
+                return Err(ApiError::invalid(param, "The prompt has no tokens."));
+            }
+            if let Some(token) = prompt.tokens.iter().find(|token| !state.is_token(**token)) {
+                return Err(ApiError::invalid(param, format!("Token {token} is outside of the vocabulary.")));
+            }
+            if tokens.saturating_add(least) > longest {
+                return Err(ApiError::context_length(
+                    param,
+                    format!(
+                        "The longest sequence has {longest} tokens; the prompt has {tokens}, and {least} or more are to \
+                         be generated."
+                    ),
+                ));
+            }
+        }
+        self.prompts = prompts;
+        let choices = self.choices();
+        if choices > state.options.max_choices {
+            let message =
+                format!("{choices} answers in one request (prompts x n); at most {} do.", state.options.max_choices);
+            return Err(ApiError::invalid("n", message));
+        }
+        if let Some(limit) = state.generation.max_new_tokens.and_then(|limit| usize::try_from(limit).ok()) {
+            self.max_tokens = self.max_tokens.map(|tokens| tokens.min(limit));
+            self.default_max_tokens = default_max_tokens.min(limit);
+        } else {
+            self.default_max_tokens = default_max_tokens;
+        }
+        // The longest sequence bounds the default in the engine.
+        let most = self.max_tokens.unwrap_or(self.default_max_tokens);
+        if self.min_tokens > most {
+            let message = format!("`min_tokens` is {}, above `max_tokens`, which is {most}.", self.min_tokens);
+            return Err(ApiError::invalid("min_tokens", message));
+        }
+        Ok(self)
+    }
+}
+
+fn stream(take: &mut Map<String, Value>) -> Result<Option<StreamOptions>, ApiError> {
+    let stream = take.flag("stream")?.unwrap_or(false);
+    let Some(mut options) = take.object("stream_options")? else {
+        return Ok(stream.then(StreamOptions::default));
+    };
+    if !stream {
+        return Err(ApiError::invalid("stream_options", "`stream_options` needs `stream`."));
+    }
+    let include_usage = options.flag("include_usage")?.unwrap_or(false);
+    for (name, value) in options {
+        let idle = name == "include_obfuscation" || name == "continuous_usage_stats";
+        match (idle, value) {
+            (true, Value::Null | Value::Bool(false)) => {}
+            (true, _) => return Err(ApiError::unsupported(format!("stream_options.{name}"), "it is not implemented")),
+            (false, _) => return Err(ApiError::unknown_field(format!("stream_options.{name}"))),
+        }
+    }
+    Ok(Some(StreamOptions { include_usage }))
+}

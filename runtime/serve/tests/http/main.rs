@@ -1,0 +1,12 @@
+//! The service from outside: over sockets, with a model made of arithmetic.
+
+mod client;
+mod keys;
+mod limits;
+mod load;
+mod model;
+mod operations;
+mod refused;
+mod setup;
+mod shutdown;
+mod text;
