@@ -38,8 +38,14 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-/// A file of JSON, `None` if there is no such file.
+/// A file with an object of JSON, `None` if there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|source| FileError::Json { path: path.to_owned(), source })
+    // Serde would take a list for the fields of a struct in their order.
+    let value = if text.trim_start().starts_with('[') {
+        Err(serde::de::Error::custom("expected an object"))
+    } else {
+        serde_json::from_str(&text).map(Some)
+    };
+    value.map_err(|source| FileError::Json { path: path.to_owned(), source })
 }

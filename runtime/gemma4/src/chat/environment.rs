@@ -8,12 +8,12 @@ use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
-use minijinja_contrib::pycompat;
 
+use super::bounds;
 use super::json::{self, Style};
 
-/// Instructions that one prompt may take. A conversation of 1,000 messages takes some 20 million in a template that looks ahead
-/// from every message; so many are done in a few seconds.
+/// Instructions that one prompt may take. 3,000 short messages fit in the template of the seeded model, whose work grows with
+/// their square, as it looks ahead from each.
 const FUEL: u64 = 50_000_000;
 
 /// What a template passed to `raise_exception`.
@@ -27,12 +27,13 @@ pub(super) fn new() -> Result<Environment<'static>, Error> {
     // transformers: `ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])`.
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(bounds::method);
     environment.set_fuel(Some(FUEL));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
     environment.add_filter("tojson", tojson);
+    bounds::add_filters(&mut environment);
     Ok(environment)
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Invariant: a template renders what Hugging Face's `apply_chat_template` renders, or fails; it is given its helpers
 //! (`raise_exception`, `strftime_now`, `tojson`), the methods of Python's strings, lists and dicts, and its settings of Jinja.
+//! One difference is known: numbers that Python prints with an exponent are printed in another form outside of `tojson`.
 //!
 //! A template is code that comes with a checkpoint. Its instructions, the depth of its calls and the length of what it
-//! writes are bounded, so that no conversation keeps a server busy. Its memory is not: open templates of checkpoints
-//! that you would also run.
+//! writes are bounded, so that no conversation keeps a server busy. What it keeps in variables is not, in size and in depth:
+//! run templates from where you would also run programs from.
 
+mod bounds;
 mod environment;
 mod generation_tag;
 mod json;
@@ -34,8 +36,12 @@ const TOOL_USE: &str = "tool_use";
 const ARGUMENTS: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 /// Bytes that a prompt has at most. A million tokens have about 4 MiB.
 const LIMIT: usize = 64 << 20;
-/// Bytes of stack for a template: calls and values may lie within one another deeper than on the stack of a server's thread.
-/// Memory is taken only for what is used.
+/// Bytes that a template has at most: the parser counts lines and columns in 16 bits. Published ones have up to 30 KiB.
+const TEMPLATE: usize = u16::MAX as usize;
+/// Bytes of stack to parse a template with: enough for one that is nothing but signs before a number, each of which the
+/// parser goes a level deeper for. As below, memory is taken only for what is used.
+const PARSER_STACK: usize = 256 << 20;
+/// Bytes of stack to render with: calls and values may lie deeper in one another than a server's thread has room for.
 const STACK: usize = 64 << 20;
 
 /// The chat template of a checkpoint.
@@ -86,6 +92,14 @@ pub enum ChatError {
         /// Where and why.
         #[source]
         source: Box<minijinja::Error>,
+    },
+    /// The template is longer than any published one.
+    #[error("{}: the chat template has {bytes} bytes, more than the {TEMPLATE} that are accepted", path.display())]
+    TemplateTooLong {
+        /// The file.
+        path: PathBuf,
+        /// How long it is.
+        bytes: usize,
     },
     /// The template refuses the conversation with `raise_exception`: its author's words for whoever wrote the messages.
     #[error("{message}")]
@@ -140,10 +154,13 @@ impl ChatTemplate {
         };
         let tokens = config.tokens();
         // Deeply nested templates are parsed recursively.
-        on_own_stack(|| {
+        on_own_stack(PARSER_STACK, || {
             let invalid = |source| ChatError::Syntax { path: path.clone(), source: Box::new(source) };
             let mut environment = environment::new().map_err(invalid)?;
             for (name, text) in templates {
+                if text.len() > TEMPLATE {
+                    return Err(ChatError::TemplateTooLong { path: path.clone(), bytes: text.len() });
+                }
                 let text = generation_tag::replace(&text);
                 environment.add_template_owned(name.to_owned(), text).map_err(invalid)?;
             }
@@ -161,7 +178,7 @@ impl ChatTemplate {
         if let Some(name) = ARGUMENTS.into_iter().find(|&name| input.kwargs.contains_key(name)) {
             return Err(ChatError::Reserved { name });
         }
-        on_own_stack(|| {
+        on_own_stack(STACK, || {
             let mut prompt = Bounded(Vec::new());
             let name = match (&input.tools, self.environment.get_template(TOOL_USE)) {
                 (Some(_), Ok(_)) => TOOL_USE,
@@ -189,7 +206,8 @@ impl ChatTemplate {
             ("add_generation_prompt", Value::from(input.add_generation_prompt)),
         ];
         // The later of two of one name holds.
-        tokens.chain(helpers).chain(kwargs).chain(arguments).collect()
+        let all: BTreeMap<&str, Value> = tokens.chain(helpers).chain(kwargs).chain(arguments).collect();
+        all.into()
     }
 
     fn failed(&self, error: minijinja::Error) -> ChatError {
@@ -218,10 +236,10 @@ fn named(value: &serde_json::Value) -> Option<Vec<(&str, String)>> {
     entries.map(|entry| Some((entry.get("name")?.as_str()?, field(entry, "template")?))).collect()
 }
 
-/// Runs something on a stack of [`STACK`] bytes.
-fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ChatError> {
+/// Runs something on a stack of that many bytes.
+fn on_own_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T, ChatError> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("chat-template".to_owned()).stack_size(STACK);
+        let worker = thread::Builder::new().name("chat-template".to_owned()).stack_size(bytes);
         let worker = worker.spawn_scoped(scope, work).map_err(ChatError::Thread)?;
         Ok(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
