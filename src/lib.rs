@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod budget;
 pub mod catalog;
+pub mod checkpoint;
 pub mod child;
 pub mod cli;
 pub mod diagnostic;

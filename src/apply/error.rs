@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::state::StateError;
+use crate::checkpoint::CheckpointError;
 use crate::emit::EmitError;
 
 /// Why a launch failed.
@@ -68,6 +69,20 @@ pub enum LaunchError {
         /// How it ended.
         how: String,
     },
+    /// The service ended while this program stayed with it.
+    #[error("{what} ended ({how}); its log is above")]
+    Ended {
+        /// What it was.
+        what: String,
+        /// How it ended.
+        how: String,
+    },
+    /// The user has had enough.
+    #[error("interrupted before it was ready; what was started is ended")]
+    Interrupted,
+    /// The weights are not there.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// What was started is not there any more.
     #[error("{0} was removed by somebody else before it was ready")]
     Gone(String),

@@ -11,6 +11,9 @@ mod error;
 mod gcloud;
 mod gke;
 mod http;
+pub mod interrupt;
+mod local;
+pub mod process;
 mod run;
 mod secrets;
 pub mod state;
@@ -26,12 +29,15 @@ use sha2::Digest as _;
 pub use error::LaunchError;
 pub use run::{Attempt, carry_out};
 
+use crate::checkpoint;
 use crate::emit::{self, Service, Templates};
 use state::{Fingerprint, Launch, Status};
 
 /// Where a plan is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
+    /// The bundled engine as a process of this machine
+    Local,
     /// A container on this machine
     Docker,
     /// A TPU machine in Google Cloud
@@ -42,11 +48,12 @@ pub enum Target {
 
 impl Target {
     /// Every target.
-    pub const ALL: [Target; 3] = [Target::Docker, Target::Gcloud, Target::Gke];
+    pub const ALL: [Target; 4] = [Target::Local, Target::Docker, Target::Gcloud, Target::Gke];
 
     /// Its name on the command line and in records.
     pub const fn word(self) -> &'static str {
         match self {
+            Target::Local => "local",
             Target::Docker => "docker",
             Target::Gcloud => "gcloud",
             Target::Gke => "gke",
@@ -62,14 +69,14 @@ impl Target {
     pub fn launch_name(self, name: &str) -> String {
         match self {
             Target::Docker => name.to_owned(),
-            Target::Gcloud | Target::Gke => format!("{name}.{}", self.word()),
+            Target::Local | Target::Gcloud | Target::Gke => format!("{name}.{}", self.word()),
         }
     }
 
     /// The target that a launch's name is for.
     pub fn of_launch(name: &str) -> Self {
         let suffix = |target: &Target| name.ends_with(&format!(".{}", target.word()));
-        [Target::Gcloud, Target::Gke].into_iter().find(suffix).unwrap_or(Target::Docker)
+        [Target::Local, Target::Gcloud, Target::Gke].into_iter().find(suffix).unwrap_or(Target::Docker)
     }
 }
 
@@ -219,6 +226,14 @@ pub trait Place {
         None
     }
 
+    /// Stays with something that runs in the foreground until it ends, and shows what it writes.
+    ///
+    /// # Errors
+    /// If it ends badly.
+    fn attend(&mut self, _say: Say<'_>) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
     /// What deleting it deletes and keeps, a line each.
     ///
     /// # Errors
@@ -239,6 +254,12 @@ pub trait Place {
 pub fn open(plan: &Plan, target: Target) -> Result<(String, Box<dyn Place>), LaunchError> {
     let templates = Templates::with_user_folder(None);
     let (name, place): (String, Box<dyn Place>) = match target {
+        Target::Local => {
+            let service = emit::process(plan)?;
+            let checkpoint = checkpoint::folder(plan, None, None)?;
+            let folder = state::Store::of_user()?.folder(&target.launch_name(&service.name));
+            (service.name.clone(), Box::new(local::Local::new(service, folder, Some(checkpoint))))
+        }
         Target::Docker => {
             let service = emit::container(plan, "docker")?;
             (service.name.clone(), Box::new(docker::Docker::new(service)))
@@ -265,6 +286,11 @@ pub fn open(plan: &Plan, target: Target) -> Result<(String, Box<dyn Place>), Lau
 pub fn reopen(launch: &Launch, plan: &Plan) -> Result<Box<dyn Place>, LaunchError> {
     let templates = Templates::with_user_folder(None);
     match Target::of(&launch.target) {
+        Some(Target::Local) => {
+            let folder = state::Store::of_user()?.folder(&launch.name);
+            let checkpoint = launch.ids.get("checkpoint").map(Into::into);
+            Ok(Box::new(local::Local::new(emit::process(plan)?, folder, checkpoint)))
+        }
         Some(Target::Docker) | None => Ok(container(&launch.name, &launch.base_url)),
         Some(Target::Gcloud) => Ok(Box::new(gcloud::Gcloud::at(emit::machine(plan, &templates)?, &launch.ids)?)),
         Some(Target::Gke) => Ok(Box::new(gke::Gke::at(emit::workload(plan, &templates)?, plan, &launch.ids)?)),
@@ -325,4 +351,18 @@ fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
         hasher.update(text);
     }
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The value of the secret `name` of a plan, if the plan has such a secret.
+///
+/// # Errors
+/// If it cannot be had.
+pub fn secret(plan: &Plan, name: &str) -> Result<Option<String>, LaunchError> {
+    let service = Service::new(plan);
+    let Some(wanted) = service.secrets.iter().find(|secret| secret.name == name) else { return Ok(None) };
+    if let Ok(value) = std::env::var(&wanted.variable) {
+        return Ok(Some(value));
+    }
+    let values = secrets::Values::fetch(std::iter::once(wanted))?;
+    Ok(values.get(&wanted.variable).map(str::to_owned))
 }

@@ -265,6 +265,11 @@ impl Store {
         }
     }
 
+    /// The folder of a launch.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     fn record(&self, name: &str) -> PathBuf {
         self.folder.join(name).join("launch.json")
     }

@@ -8,7 +8,7 @@ use gemma4_plan::Plan;
 use super::output::note;
 use super::{FINDINGS, Output, plan, plan_text};
 use crate::apply::state::{Launch, Status, Store};
-use crate::apply::{self, Attempt, Decision, Found, LaunchError, Place, Reason, Target, decide};
+use crate::apply::{self, Attempt, Decision, Found, LaunchError, Life, Place, Reason, Target, decide};
 use crate::emit::{EmitError, Service};
 use crate::plan::diff;
 
@@ -22,6 +22,9 @@ pub(super) struct Arguments {
     /// Override a value of the profile
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Return once it is ready; only `local` otherwise stays in the foreground
+    #[arg(long)]
+    detach: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -47,6 +50,13 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         Err(error) => return launch_failed(&error.into()),
     };
     let limit = ready_seconds()?;
+    if arguments.target == Target::Local && !arguments.dry_run {
+        // Before anything is begun: this takes a download, and the process that serves has nobody to show it to.
+        super::runtime::provide_plugin(&plan)?;
+        if !arguments.detach {
+            apply::interrupt::catch().context("cannot catch signals")?;
+        }
+    }
     match launch(arguments, &plan, &name, place.as_mut(), limit, output) {
         Err(error) if error.is::<LaunchError>() => launch_failed(&error),
         result => result,
@@ -99,6 +109,18 @@ fn launch(
     }
     drop(lock);
     output.line(&place.service().base_url);
+    if arguments.target == Target::Local && !arguments.detach {
+        // Whoever waits for the address gets it now.
+        output.finish()?;
+        let ended = place.attend(&mut note);
+        let _lock = store.lock(name).map_err(LaunchError::from)?;
+        // Another launch of that name may have taken its place.
+        if place.look()?.is_none_or(|found| found.life == Life::Ended) {
+            store.remove(name).map_err(LaunchError::from)?;
+        }
+        ended?;
+        note(&format!("{name} ended"));
+    }
     Ok(0)
 }
 
@@ -121,7 +143,7 @@ fn describe(
     }
     let digest = short(&plan.digest);
     let Service { image, base_url, .. } = place.service();
-    let image = image.as_deref().unwrap_or_default();
+    let image = image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
     let before = found.and_then(|found| found.digest.as_deref()).map(short).unwrap_or_default();
     let why = |reason| match reason {
         Reason::OtherPlan => format!("it runs {before}"),
@@ -133,13 +155,13 @@ fn describe(
     match decision {
         Decision::Nothing => output.line(format!("nothing to do: {name} runs {digest} and answers")),
         Decision::Await => output.line(format!("{name} runs {digest} already: waiting until it answers")),
-        Decision::Create => output.line(format!("create  {name}: {digest}, image {image}, {base_url}, {subject}")),
+        Decision::Create => output.line(format!("create  {name}: {digest}{image}, {base_url}, {subject}")),
         Decision::Replace(reason) => {
-            output.line(format!("replace {name}: {digest}, image {image}, {base_url}; {}", why(reason)));
+            output.line(format!("replace {name}: {digest}{image}, {base_url}; {}", why(reason)));
             output.line(format!("        {subject} is deleted and made anew"));
         }
         Decision::Update(reason) => {
-            output.line(format!("update  {name}: {digest}, image {image}, {base_url}; {}", why(reason)));
+            output.line(format!("update  {name}: {digest}{image}, {base_url}; {}", why(reason)));
             output.line(format!("        {subject} stays"));
         }
     }
@@ -227,6 +249,7 @@ pub(super) fn reopen(
         None => Target::of_launch(name) == Target::Docker,
     };
     if on_this_machine {
+        // No more of a container is needed than its name.
         let base_url = launch.map(|launch| launch.base_url.as_str()).unwrap_or_default();
         return Ok(Some(apply::container(name, base_url)));
     }

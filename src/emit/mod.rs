@@ -186,6 +186,19 @@ pub fn container(plan: &Plan, target: &'static str) -> Result<Service, EmitError
     docker::containers_only(plan, target)
 }
 
+/// The process that a plan of the bundled engine is.
+///
+/// # Errors
+/// See [`EmitError`]: what `emit` refuses is refused here, and plans of other engines.
+pub fn process(plan: &Plan) -> Result<Service, EmitError> {
+    refuse(plan, false)?;
+    if plan.engine.kind != "bundled" {
+        let help = "set `engine.kind = \"bundled\"`, or launch it with another target";
+        return Err(EmitError::WrongEngine { target: "local", engine: plan.engine.kind.clone(), help });
+    }
+    Ok(Service::new(plan))
+}
+
 /// The machine of Google Cloud that a plan is launched on.
 ///
 /// # Errors

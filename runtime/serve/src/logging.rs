@@ -34,7 +34,7 @@ pub fn init(level: &str, json: bool) -> Result<(), LoggingError> {
             EnvFilter::try_new(level).map_err(|source| LoggingError::Level { level: level.to_owned(), source })?
         }
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
     let done = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {

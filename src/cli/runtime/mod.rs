@@ -1,11 +1,13 @@
 //! `runtime VERB`: what the bundled runtime needs on this machine.
 //!
-//! Invariant: this process loads no plugin. Hidden verbs, which run in children, do.
+//! Invariant: this process loads no plugin, but for `serve`. Hidden verbs, which run in children, do.
 
+mod boot_progress;
 mod doctor;
 mod install;
 mod plugin;
 mod precompile;
+mod serve;
 
 use clap::Subcommand;
 use gemma4_engine::compile;
@@ -27,6 +29,8 @@ pub(super) enum Verb {
     Doctor(doctor::Arguments),
     /// Compile all programs of a profile ahead, for devices that need not be here
     Precompile(precompile::Arguments),
+    /// Run a plan of the bundled engine: the OpenAI API on the plan's address
+    Serve(serve::Arguments),
     /// Load a plugin and print its version, for `doctor`
     #[command(hide = true)]
     Probe(doctor::ProbeArguments),
@@ -40,6 +44,7 @@ pub(super) fn run(verb: &Verb, output: &mut Output) -> anyhow::Result<u8> {
         Verb::Install(arguments) => install::run(arguments, output),
         Verb::Doctor(arguments) => doctor::run(arguments, output),
         Verb::Precompile(arguments) => precompile::run(arguments, output),
+        Verb::Serve(arguments) => serve::run(arguments, output),
         Verb::Probe(arguments) => doctor::probe(arguments, output),
         Verb::CompileStep => {
             compile::serve(std::io::stdin().lock(), std::io::stdout().lock())?;
@@ -58,6 +63,19 @@ pub(super) fn compiler(plan: &Plan, config: &Config, why: &str) -> anyhow::Resul
     let (devices, plugins) = prove::devices(plan)?;
     let found = plugin(plugins, why)?;
     Ok(Compiler::new(compile::Target { plugin: found.path, devices }))
+}
+
+/// Brings the plugin for a plan's devices onto this machine, if it is not there.
+///
+/// # Errors
+/// If it cannot be had.
+pub(super) fn provide_plugin(plan: &Plan) -> anyhow::Result<std::path::PathBuf> {
+    let target = match plan.hardware.family.as_str() {
+        "cpu" => Target::Cpu,
+        "v5e" | "v5p" | "v6e" | "tpu7x" => Target::Tpu,
+        _ => Target::Cuda,
+    };
+    Ok(plugin(target, "the bundled engine runs on it")?.path)
 }
 
 /// A kind of devices as it stands on the command line.

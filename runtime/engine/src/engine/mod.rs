@@ -11,7 +11,7 @@ mod types;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -30,7 +30,7 @@ use crate::scheduler::{Request, RequestId, Scheduler};
 pub struct Engine {
     shared: Arc<Shared>,
     /// Ends the thread with the last handle.
-    _handle: Arc<EndOnDrop>,
+    handle: Arc<EndOnDrop>,
 }
 
 /// What the handles and the thread share.
@@ -64,12 +64,21 @@ impl Shared {
     }
 }
 
-struct EndOnDrop(Arc<Shared>);
+struct EndOnDrop {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EndOnDrop {
+    fn end(&self) {
+        self.shared.lock().ending = true;
+        self.shared.work.notify_all();
+    }
+}
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.lock().ending = true;
-        self.0.work.notify_all();
+        self.end();
     }
 }
 
@@ -94,8 +103,9 @@ impl Engine {
             work: Condvar::new(),
         });
         let of_thread = Arc::clone(&shared);
-        thread::Builder::new().name("engine".to_owned()).spawn(move || run::run(&of_thread, runner))?;
-        Ok(Self { _handle: Arc::new(EndOnDrop(Arc::clone(&shared))), shared })
+        let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || run::run(&of_thread, runner))?;
+        let handle = EndOnDrop { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) };
+        Ok(Self { handle: Arc::new(handle), shared })
     }
 
     /// Takes a request in, behind all others.
@@ -149,6 +159,15 @@ impl Engine {
     /// Takes no more requests; those that are in go on.
     pub fn close(&self) {
         self.shared.lock().closed = true;
+    }
+
+    /// Ends the thread and waits for it, at most as long as a step takes. Requests that still run get no further event.
+    pub fn end(&self) {
+        self.close();
+        self.handle.end();
+        let thread = self.handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // If it panicked, it has told so itself.
+        let _ = thread.map(JoinHandle::join);
     }
 
     /// Whether no request waits or runs.
