@@ -231,3 +231,35 @@ fn pools_follow_the_derived_table() {
         assert_eq!(plan.kv_cache.blocks, blocks, "{size} TP {tensor} {dtype} {length}");
     }
 }
+
+/// E2B on v6e-4 at utilization 0.4, fp8 cache: windows against whole sequences, from the plans of both engines.
+#[test]
+fn windows_hold_four_times_the_tokens_in_the_same_bytes() {
+    let plan_with = |set: &[String]| {
+        let analysis = plan::analyze("e2b-v6e-4", set).expect("the profile");
+        analysis.plan().expect("a plan")
+    };
+    let vllm = plan_with(&[]);
+    assert_eq!((vllm.engine.kind.as_str(), vllm.kv_cache.dtype.as_str()), ("vllm-tpu", "fp8"));
+    let bytes = vllm.kv_cache.blocks * vllm.kv_cache.bytes_per_block;
+    let bundled = "engine.kind=bundled".to_owned();
+    let page = plan_with(std::slice::from_ref(&bundled)).kv_cache.bytes_per_block;
+    // Keys and values of 32 tokens in 12 sliding layers of 256 elements, on each of 4 devices.
+    assert_eq!(page, 4 * 32 * 12 * 2 * 256);
+    let windows = plan_with(&[bundled, format!("memory.num_blocks={}", bytes / page)]);
+    assert!(windows.kv_cache.blocks * page <= bytes && windows.memory.fits);
+    let tokens = |plan: &gemma4_plan::Plan, length: u64| {
+        let found = plan.kv_cache.capacity.iter().find(|entry| entry.sequence_tokens == length);
+        found.map(|entry| entry.tokens).expect("a length of the curve")
+    };
+    // 64 full blocks of 64 tokens, 16 sliding ones of 32 for the window and one more; a step's chunk of 4096 is set aside.
+    let by_hand = (bytes / page - 4096 / 32) / (64 + 17) * 4096;
+    assert_eq!(tokens(&windows, 4096), by_hand);
+    assert!(by_hand >= 4 * tokens(&vllm, 4096), "{by_hand} against {}", tokens(&vllm, 4096));
+    // Longer sequences gain more; short ones, which the window holds whole, gain what vLLM pads.
+    let gains: Vec<f64> = [512, 1024, 2048, 4096, 8192, 16384]
+        .iter()
+        .map(|&length| tokens(&windows, length) as f64 / tokens(&vllm, length) as f64)
+        .collect();
+    assert!(gains.is_sorted() && gains[0] >= 1.9, "{gains:?}");
+}

@@ -4,9 +4,10 @@
 //! own keys and values, the keys and values of [`KvLayout::tokens_per_block`] tokens. A block (the tokens that one page
 //! covers) is longer for the kind that needs fewer bytes per token.
 //!
-//! A layer's part of a page is `[tokens, 2, heads, head_dim]` with keys at index 0 and values at 1; the parts follow one
-//! another in the order of the layers. Layers whose values come from the key projection (`k_eq_v`) could store values alone,
-//! since K = rope(V * `k_norm`); that would be another page format, and this one stores both.
+//! A layer's part of a page is `[tokens, 2, heads, head_dim]` with keys at index 0 and values at 1, or
+//! `[tokens, 1, heads, head_dim]` with values alone where they come from the key projection (`k_eq_v`): there
+//! K = rope(V * `k_norm`), which attention computes again from the values it reads. The parts follow one another in the
+//! order of the layers.
 
 use crate::config::{AttentionKind, TextConfig};
 use crate::sharding::kv_replication;
@@ -19,9 +20,6 @@ pub const MAX_BLOCK_TOKENS: u32 = 1 << 16;
 
 /// Elements of a row of the pool at most: the width of a TPU's memory tile.
 const LANES: u64 = 128;
-
-/// Keys and values.
-const KEY_AND_VALUE: u64 = 2;
 
 /// A layout that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +58,8 @@ pub enum KvError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LayerPart {
     kind: AttentionKind,
+    /// 2 for keys and values, 1 for values alone.
+    sides: u64,
     /// Key/value heads that each device stores.
     heads: u64,
     head_dim: u64,
@@ -223,13 +223,13 @@ impl KvLayout {
         self.page_bytes.saturating_sub(kind.tokens.saturating_mul(kind.token_bytes))
     }
 
-    /// Shape `[tokens, 2, heads, head_dim]` of a layer's part of a block on each device; `None` for a layer that borrows
-    /// keys and values (look at its donor) or does not exist.
+    /// Shape `[tokens, sides, heads, head_dim]` of a layer's part of a block on each device, the sides being keys and values
+    /// (2) or values alone (1); `None` for a layer that borrows keys and values (look at its donor) or does not exist.
     #[must_use]
     pub fn block_shape(&self, layer: usize) -> Option<Vec<u64>> {
         let part = self.part(layer)?;
         let tokens = self.tokens_per_block(part.kind);
-        Some(vec![tokens, KEY_AND_VALUE, part.heads, part.head_dim])
+        Some(vec![tokens, part.sides, part.heads, part.head_dim])
     }
 
     /// Where a layer's part starts within a page on each device, in bytes; `None` as for [`Self::block_shape`].
@@ -301,7 +301,8 @@ fn parts(text: &TextConfig, tp: u64, dtype: DType) -> Result<Vec<Option<LayerPar
         let replication = kv_replication(heads, tp);
         let error = KvError::Heads { layer: index, heads, devices: tp };
         let heads = heads.saturating_mul(replication.ok_or(error)?) / tp;
-        let elements = heads.checked_mul(layer.head_dim).and_then(|n| n.checked_mul(KEY_AND_VALUE));
+        let sides = if layer.k_eq_v { 1 } else { 2 };
+        let elements = heads.checked_mul(layer.head_dim).and_then(|n| n.checked_mul(sides));
         let token_bytes = elements.and_then(|elements| dtype.bytes(elements));
         let token_bytes = token_bytes.ok_or_else(|| overflow.clone())?;
         let [sliding, full] = &mut before;
@@ -311,6 +312,7 @@ fn parts(text: &TextConfig, tp: u64, dtype: DType) -> Result<Vec<Option<LayerPar
         };
         parts.push(Some(LayerPart {
             kind: layer.kind,
+            sides,
             heads,
             head_dim: layer.head_dim,
             token_bytes,

@@ -282,7 +282,8 @@ pub struct KvLayer {
     pub layer: u32,
     /// `sliding` or `full`.
     pub kind: String,
-    /// Shape of one block of this layer, all devices together.
+    /// Shape of one block of this layer, all devices together. For the bundled engine `[tokens, sides, heads, head_dim]`: keys
+    /// and values (2 sides), or values alone (1) where keys are made from them.
     pub block_shape: Vec<u64>,
 }
 

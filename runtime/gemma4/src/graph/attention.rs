@@ -27,10 +27,12 @@ pub(super) struct Rotary {
     sin: Value,
 }
 
-/// The angles of the rows: `position * theta^(-2j / head_dim)` for the pairs that turn, 0 for the others.
+/// The angles at positions `[T]`: `position * theta^(-2j / head_dim)` for the pairs that turn, 0 for the others.
 pub(super) fn rotary(b: &mut Builder, positions: Value, rope: Rope, head_dim: u64) -> Result<Rotary, HloError> {
     let rows = b.shape(positions)?.dims().first().copied().unwrap_or(0);
     let half = head_dim / 2;
+    // The first pairs turn. At least one is computed, so that no shape is empty.
+    let turning = rope.angles.clamp(1, half.max(1));
     let frequency = |pair: u64| {
         if pair >= rope.angles {
             return 0.0;
@@ -40,20 +42,26 @@ pub(super) fn rotary(b: &mut Builder, positions: Value, rope: Rope, head_dim: u6
         let frequency = rope.theta.powf(exponent) as f32;
         frequency
     };
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let frequencies = b.constant(&frequencies, &[half])?;
-    let dims = [rows, half];
+    let frequencies: Vec<f32> = (0..turning).map(frequency).collect();
+    let frequencies = b.constant(&frequencies, &[turning])?;
+    let dims = [rows, turning];
     let frequencies = b.broadcast(frequencies, &dims, &[1])?;
     let positions = b.convert(positions, ElementType::F32)?;
     let positions = b.broadcast(positions, &dims, &[0])?;
     let angles = b.multiply(positions, frequencies)?;
-    Ok(Rotary { cos: b.cosine(angles)?, sin: b.sine(angles)? })
+    let (cos, sin) = (b.cosine(angles)?, b.sine(angles)?);
+    let still = i64::try_from(half.saturating_sub(turning)).unwrap_or(0);
+    if still == 0 {
+        return Ok(Rotary { cos, sin });
+    }
+    let (one, zero) = (b.scalar(1.0_f32)?, b.scalar(0.0_f32)?);
+    let mut pad = |x, with| b.pad(x, with, &[0; 2], &[0, still], &[0; 2]);
+    Ok(Rotary { cos: pad(cos, one)?, sin: pad(sin, zero)? })
 }
 
-/// Turns the pairs `(j, j + d/2)` of each head `[T, heads, d]`.
-fn rotate(b: &mut Builder, x: Value, rotary: Rotary) -> Result<Value, HloError> {
-    let shape = b.shape(x)?.clone();
-    let width = shape.dims().last().copied().unwrap_or(0);
+/// Turns the pairs `(j, j + d/2)` of each head `[T, heads, d]`; the result is rounded to `result`.
+fn rotate(b: &mut Builder, x: Value, rotary: Rotary, result: ElementType) -> Result<Value, HloError> {
+    let width = b.shape(x)?.dims().last().copied().unwrap_or(0);
     let wide = b.convert(x, ElementType::F32)?;
     let left = b.slice_dim(wide, 2, 0, width / 2)?;
     let right = b.slice_dim(wide, 2, width / 2, width)?;
@@ -63,7 +71,23 @@ fn rotate(b: &mut Builder, x: Value, rotary: Rotary) -> Result<Value, HloError> 
     let (right_cos, left_sin) = (b.multiply(right, cos)?, b.multiply(left, sin)?);
     let (left, right) = (b.subtract(left_cos, right_sin)?, b.add(right_cos, left_sin)?);
     let turned = b.concatenate(&[left, right], 2)?;
-    b.convert(turned, shape.element())
+    b.convert(turned, result)
+}
+
+/// Keys from the values `[T, heads, d]` of a layer whose values are its keys before their own norm's weight and rotation.
+/// The norm itself is the same for both, so that only its weight is missing.
+fn keys_of(
+    b: &mut Builder,
+    values: Value,
+    norm: Value,
+    rotary: Rotary,
+    result: ElementType,
+) -> Result<Value, HloError> {
+    let wide = b.convert(values, ElementType::F32)?;
+    let norm = b.convert(norm, ElementType::F32)?;
+    let norm = b.broadcast_like(norm, wide, &[2])?;
+    let normed = b.multiply(wide, norm)?;
+    rotate(b, normed, rotary, result)
 }
 
 /// Attention of one layer on the normed stream `x` `[T, H]`: the part of the output projection that this device has,
@@ -85,7 +109,7 @@ pub(super) fn attention(
     let queries = heads(b, queries, layer.head_dim)?;
     let norm = weight(b, step, Role::QNorm)?;
     let queries = rms_norm(b, queries, Some(norm), eps)?;
-    let queries = rotate(b, queries, rotary)?;
+    let queries = rotate(b, queries, rotary, element)?;
     step.trace(at, "q", queries);
 
     let mut pool = pool;
@@ -94,20 +118,26 @@ pub(super) fn attention(
         let raw = linear(b, x, projection, element)?;
         let raw = heads(b, raw, layer.head_dim)?;
         let norm = weight(b, step, Role::KNorm)?;
-        let keys = rms_norm(b, raw, Some(norm), eps)?;
-        let keys = rotate(b, keys, rotary)?;
-        // Where values are keys, they are so before the keys' own norm and rotation.
-        let values = if layer.k_eq_v {
-            raw
+        let (keys, values) = if layer.k_eq_v {
+            let values = rms_norm(b, raw, None, eps)?;
+            // Attention makes the keys from the stored values. Here they are made only to be looked at.
+            if step.options.trace {
+                let keys = keys_of(b, values, norm, rotary, element)?;
+                step.trace(at, "k", keys);
+            }
+            (None, values)
         } else {
+            let keys = rms_norm(b, raw, Some(norm), eps)?;
+            let keys = rotate(b, keys, rotary, element)?;
+            step.trace(at, "k", keys);
             let projection = weight(b, step, Role::VProj)?;
             let values = linear(b, x, projection, element)?;
-            heads(b, values, layer.head_dim)?
+            let values = heads(b, values, layer.head_dim)?;
+            (Some(keys), rms_norm(b, values, None, eps)?)
         };
-        let values = rms_norm(b, values, None, eps)?;
-        step.trace(at, "k", keys);
         step.trace(at, "v", values);
-        pool = b.scope("write", |b| write(b, step, at, &layer, pool, keys, values))?;
+        let sides: Vec<Value> = keys.into_iter().chain([values]).collect();
+        pool = b.scope("write", |b| write(b, step, at, &layer, pool, &sides))?;
     }
     let attended = b.scope("blocks", |b| blocks(b, step, at, &layer, queries, pool))?;
     let rows = step.options.tokens;
@@ -138,27 +168,30 @@ fn stored(b: &mut Builder, x: Value, dtype: DType, element: ElementType) -> Resu
     b.convert(x, element)
 }
 
-/// Writes this step's keys and values `[T, heads, d]` to their slots. A token's are neighbours in the page: its keys, then
-/// its values, each head after head.
+/// Writes what is stored of this step's tokens, keys and values or values alone `[T, heads, d]`, to their slots. A token's
+/// are neighbours in the page: its keys, then its values, each head after head.
 fn write(
     b: &mut Builder,
     step: &Step<'_>,
     at: At,
     layer: &Layer,
     pool: Value,
-    keys: Value,
-    values: Value,
+    sides: &[Value],
 ) -> Result<Value, GraphError> {
-    let dims = b.shape(keys)?.dims().to_vec();
-    let rows = dims.first().copied().unwrap_or(0);
-    let width = dims.iter().skip(1).product::<u64>();
-    let flat = [rows, width];
-    let (keys, values) = (b.reshape(keys, &flat)?, b.reshape(values, &flat)?);
-    let both = b.concatenate(&[keys, values], 1)?;
-    let both = stored(b, both, step.options.kv.dtype(), step.kv_element)?;
+    let mut flat = Vec::with_capacity(sides.len());
+    for &side in sides {
+        let dims = b.shape(side)?.dims().to_vec();
+        flat.push(b.reshape(side, &[dims.first().copied().unwrap_or(0), dims.iter().skip(1).product()])?);
+    }
+    let token = b.concatenate(&flat, 1)?;
+    let token = stored(b, token, step.options.kv.dtype(), step.kv_element)?;
+    let (rows, width) = match *b.shape(token)?.dims() {
+        [rows, width] => (rows, width),
+        _ => (0, 0),
+    };
     let [_, _, lanes] = step.options.kv.pool_shape(1);
-    let each = 2 * width / lanes;
-    let both = b.reshape(both, &[rows, each, lanes])?;
+    let each = width / lanes;
+    let token = b.reshape(token, &[rows, each, lanes])?;
 
     let start = step.page_row(b, at)?;
     let start = b.broadcast_scalar(start, &[rows, 1])?;
@@ -177,7 +210,7 @@ fn write(
         index_vector_dim: 1,
         ..ScatterDimensions::default()
     };
-    Ok(b.scatter(pool, indices, both, &dims, Combine::Replace)?)
+    Ok(b.scatter(pool, indices, token, &dims, Combine::Replace)?)
 }
 
 /// Attention of queries `[T, heads, d]` over the blocks that they see, in items.
@@ -210,7 +243,12 @@ fn blocks(
 
     let none = b.scalar(0_i32)?;
     let first_row = step.page_row(b, at)?;
-    let reach = Reach { first_row, tile, tokens: step.options.kv.tokens_per_block(layer.kind), kv_heads, group, width };
+    let keys = match step.owner_layer(at)? {
+        (of, owner) if owner.k_eq_v => Some(Keys { norm: step.weights.of(b, of, Role::KNorm)?, rope: owner.rope }),
+        _ => None,
+    };
+    let tokens = step.options.kv.tokens_per_block(layer.kind);
+    let reach = Reach { first_row, keys, tile, tokens, kv_heads, group, width };
     let outs = for_loop(b, none, step.num_items, &[out], |b, item, carried| {
         let out = carried.first().copied().unwrap_or(out);
         let (first, attended) = item_attention(b, step, layer.kind, &reach, (queries, positions, pool), item)?;
@@ -222,10 +260,20 @@ fn blocks(
     Ok(b.slice_dim(out, 0, 0, rows)?)
 }
 
+/// How keys are made from values that are stored alone.
+#[derive(Clone, Copy)]
+struct Keys {
+    /// Weight of the keys' norm `[d]`.
+    norm: Value,
+    rope: Rope,
+}
+
 /// What is the same for all items.
 struct Reach {
     /// The row at which the layer's part of a page begins.
     first_row: Value,
+    /// `None`: keys are stored beside the values.
+    keys: Option<Keys>,
     tile: u64,
     /// Tokens of a block.
     tokens: u64,
@@ -243,7 +291,7 @@ fn item_attention(
     (queries, positions, pool): (Value, Value, Value),
     item: Value,
 ) -> Result<(Value, Value), GraphError> {
-    let Reach { tile, tokens, kv_heads, group, width, .. } = *reach;
+    let Reach { tile, tokens, kv_heads, group, width, keys: remade, .. } = *reach;
     let [_, _, lanes] = step.options.kv.pool_shape(1);
     let zero = b.scalar(0_i32)?;
     let one = b.scalar(1_i32)?;
@@ -281,15 +329,28 @@ fn item_attention(
         let place = b.subtract(number, first_block)?;
         let page = b.dynamic_slice(table, &[sequence, place], &[1, 1])?;
         let page = b.reshape(page, &[])?;
-        let part = tokens.saturating_mul(2).saturating_mul(kv_heads).saturating_mul(width);
+        let sides: u64 = if remade.is_some() { 1 } else { 2 };
+        let part = tokens.saturating_mul(sides).saturating_mul(kv_heads).saturating_mul(width);
         let part = b.dynamic_slice(pool, &[page, reach.first_row, zero], &[1, part / lanes, lanes])?;
-        let part = b.reshape(part, &[tokens, 2, kv_heads, width])?;
+        let part = b.reshape(part, &[tokens, sides, kv_heads, width])?;
         let side = |b: &mut Builder, at: u64| -> Result<Value, HloError> {
             let side = b.slice_dim(part, 1, at, at + 1)?;
             let side = b.reshape(side, &[tokens, kv_heads, width])?;
             b.convert(side, step.element)
         };
-        let (keys, values) = (side(b, 0)?, side(b, 1)?);
+        let start = index(b, tokens)?;
+        let start = b.multiply(number, start)?;
+        let start = b.broadcast_scalar(start, &[tokens])?;
+        let keys_at = b.iota(ElementType::S32, &[tokens], 0)?;
+        let keys_at = b.add(keys_at, start)?;
+        let (keys, values) = match remade {
+            Some(Keys { norm, rope }) => {
+                let values = side(b, 0)?;
+                let rotary = rotary(b, keys_at, rope, width)?;
+                (keys_of(b, values, norm, rotary, step.element)?, values)
+            }
+            None => (side(b, 0)?, side(b, 1)?),
+        };
         let dims = DotDimensions {
             left_batch: vec![1],
             right_batch: vec![1],
@@ -299,11 +360,6 @@ fn item_attention(
         let scores = b.dot_general(tile_queries, keys, &dims, ElementType::F32, Precision::Default)?;
 
         // Which keys each query of the tile sees.
-        let start = index(b, tokens)?;
-        let start = b.multiply(number, start)?;
-        let start = b.broadcast_scalar(start, &[tokens])?;
-        let keys_at = b.iota(ElementType::S32, &[tokens], 0)?;
-        let keys_at = b.add(keys_at, start)?;
         let keys_at = b.broadcast(keys_at, &[tile, tokens], &[1])?;
         let queries_at = b.broadcast(tile_positions, &[tile, tokens], &[0])?;
         let mut seen = b.compare(Comparison::Le, keys_at, queries_at)?;

@@ -339,6 +339,14 @@ impl<'a> Step<'a> {
         self.config.text.layers.get(layer).and_then(|layer| layer.kv_donor).unwrap_or(layer)
     }
 
+    /// The layer whose keys and values a layer uses, and where its weights are.
+    pub(super) fn owner_layer(&self, at: At) -> Result<(At, Layer), GraphError> {
+        let layer = self.layer(at)?;
+        // A donor is the same for all repetitions of a loop.
+        let of = layer.kv_donor.map_or(at, At::Layer);
+        Ok((of, self.layer(of)?))
+    }
+
     /// Key/value heads that each device has of a layer.
     pub(super) fn kv_heads(&self, at: At) -> Result<u64, GraphError> {
         let layer = self.owner(at.representative());

@@ -98,6 +98,20 @@ fn a_decode_step_on_one_device() {
     check("e2b-decode-unrolled-1", &config, &options);
 }
 
+/// No published model has layers that borrow values stored alone, but a configuration may say so.
+#[test]
+fn borrowed_values_give_keys_too() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/published/e2b.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON");
+    json["text_config"]["attention_k_eq_v"] = true.into();
+    let config = Config::from_json(json.to_string().as_bytes()).expect("a config");
+    for layers in [LayerForm::Unrolled, LayerForm::Looped] {
+        let options = options(&config, 4, DType::Bf16, DType::F8E4M3, layers);
+        assert_eq!(options.kv.block_shape(4).map(|shape| shape[1]), Some(1));
+        step(&config, &options).expect("a step");
+    }
+}
+
 #[test]
 fn what_makes_no_step_is_refused() {
     let config = published("e2b");

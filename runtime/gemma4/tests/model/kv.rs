@@ -13,8 +13,8 @@ fn layout(bytes: &[u8], tp: u64, block: u32) -> KvLayout {
 
 #[test]
 fn bytes_per_token_match_the_published_sizes() {
-    // KiB per token in bfloat16: full layers, sliding layers.
-    let expected = [(E2B, 6, 12), (E4B, 16, 40), (B12, 16, 320), (B26, 20, 200), (B31, 80, 800)];
+    // KiB per token in bfloat16: full layers, sliding layers. Full layers of the three large ones store values alone.
+    let expected = [(E2B, 6, 12), (E4B, 16, 40), (B12, 8, 320), (B26, 10, 200), (B31, 40, 800)];
     for (bytes, full, sliding) in expected {
         let layout = layout(bytes, 1, 32);
         assert_eq!(layout.bytes_per_token(Full), full * 1024);
@@ -27,7 +27,7 @@ fn bytes_per_token_match_the_published_sizes() {
 #[test]
 fn sequences_cost_what_the_window_leaves() {
     // GiB of one sequence of 32768 and of 131072 tokens, in hundredths; pages add less than three blocks.
-    let expected = [(E2B, 19, 76), (E4B, 52, 202), (B12, 81, 231), (B26, 82, 270), (B31, 328, 1078)];
+    let expected = [(E2B, 19, 76), (E4B, 52, 202), (B12, 56, 131), (B26, 51, 145), (B31, 203, 578)];
     for (bytes, short, long) in expected {
         let layout = layout(bytes, 1, 32);
         for (tokens, hundredths) in [(32768, short), (131_072, long)] {
@@ -37,15 +37,15 @@ fn sequences_cost_what_the_window_leaves() {
             assert!(found + exact / 50 > exact && found < exact + slack, "{found} for {exact}");
         }
     }
-    // With blocks of 16: 205 full pages of 160 tokens, 64 sliding ones and one for misalignment.
+    // With blocks of 16: 103 full pages of 320 tokens, 64 sliding ones and one for misalignment.
     let layout = layout(B31, 1, 16);
-    assert_eq!(layout.tokens_per_block(Full), 160);
-    assert_eq!(layout.blocks_for_sequence(32768, 0), 205 + 65);
+    assert_eq!(layout.tokens_per_block(Full), 320);
+    assert_eq!(layout.blocks_for_sequence(32768, 0), 103 + 65);
 }
 
 #[test]
 fn blocks_of_both_kinds_fill_the_same_page() {
-    for (bytes, full) in [(E2B, 64), (E4B, 80), (B12, 640), (B26, 320), (B31, 320)] {
+    for (bytes, full) in [(E2B, 64), (E4B, 80), (B12, 1280), (B26, 640), (B31, 640)] {
         let layout = layout(bytes, 1, 32);
         assert_eq!(layout.tokens_per_block(Sliding), 32);
         assert_eq!(layout.tokens_per_block(Full), full);
@@ -74,9 +74,9 @@ fn heads_are_dealt_out_or_repeated() {
     let b31 = layout(B31, 8, 16);
     assert_eq!(b31.block_shape(0), Some(vec![16, 2, 2, 256]));
     assert_eq!(b31.bytes_per_token(Sliding), 100 * 1024);
-    assert_eq!(b31.bytes_per_token(Full), 20 * 1024);
-    assert_eq!(b31.bytes_per_token_on_all_devices(Full), 160 * 1024);
-    assert_eq!(b31.block_shape(5), Some(vec![80, 2, 1, 512]));
+    assert_eq!(b31.bytes_per_token(Full), 10 * 1024);
+    assert_eq!(b31.bytes_per_token_on_all_devices(Full), 80 * 1024);
+    assert_eq!(b31.block_shape(5), Some(vec![160, 1, 1, 512]));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the loss of narrow types is reported")]
 
+mod caches;
 mod golden;
 mod runner;
 

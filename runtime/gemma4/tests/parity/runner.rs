@@ -166,6 +166,12 @@ impl Runner {
         self.sequences.len() - 1
     }
 
+    /// Gives the pages of a sequence back, which then has no tokens.
+    pub(crate) fn release(&mut self, sequence: usize) {
+        let Sequence { full, sliding, .. } = std::mem::take(&mut self.sequences[sequence]);
+        self.free.extend(full.into_iter().chain(sliding));
+    }
+
     fn options(&self, tokens: u64, sequences: u64, rows: u64) -> StepOptions {
         StepOptions {
             mesh: Mesh { data: 1, model: self.how.tensor_parallel },
