@@ -28,6 +28,19 @@ pub(super) fn health(url: &str, timeout: Duration) -> Answer {
     answer(agent(timeout).get(url).call())
 }
 
+/// The text at `url`.
+pub(super) fn get(url: &str, api_key: Option<&str>, timeout: Duration) -> Result<String, String> {
+    let mut request = agent(timeout).get(url);
+    if let Some(key) = api_key {
+        request = request.header("Authorization", format!("Bearer {key}"));
+    }
+    let mut response = request.call().map_err(|error| error.to_string())?;
+    if response.status() != 200 {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    response.body_mut().with_config().limit(1 << 20).read_to_string().map_err(|error| error.to_string())
+}
+
 /// One real completion of one token.
 pub(super) fn completion(base_url: &str, model: &str, api_key: Option<&str>, timeout: Duration) -> Answer {
     let mut request = agent(timeout).post(format!("{base_url}/v1/completions")).content_type("application/json");

@@ -16,6 +16,7 @@ mod local;
 pub mod process;
 mod run;
 mod secrets;
+mod settings;
 pub mod state;
 mod tools;
 
@@ -28,6 +29,7 @@ use sha2::Digest as _;
 
 pub use error::LaunchError;
 pub use run::{Attempt, carry_out};
+pub use settings::{Difference, differences};
 
 use crate::checkpoint;
 use crate::emit::{self, Service, Templates};

@@ -56,6 +56,9 @@ pub fn carry_out(
     match wait(&launch.name, place, limit, say) {
         Ok(()) => {
             launch.status = Status::Running;
+            // A plan may leave the port to the system.
+            launch.base_url.clone_from(&place.service().base_url);
+            launch.ids = place.ids();
             store.write(&launch, None)?;
             Ok(())
         }

@@ -8,7 +8,7 @@ use super::apply::{launch_name, not_launched, reopen, short};
 use super::output::note;
 use super::{Output, ResultFormat};
 use crate::apply::state::{Launch, Store};
-use crate::apply::{Found, Life, Place, same_digest};
+use crate::apply::{Difference, Found, Life, Place, Target, differences, same_digest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -18,6 +18,9 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "text")]
     format: ResultFormat,
 }
+
+/// The state of a launch that is as it should be.
+const HEALTHY: &str = "running and healthy";
 
 /// One launch as it is now.
 #[derive(Debug, Serialize)]
@@ -31,6 +34,8 @@ struct Row {
     running_digest: Option<String>,
     ids: BTreeMap<String, String>,
     url: Option<String>,
+    /// Settings of the running service that are not the plan's.
+    differences: Vec<Difference>,
 }
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<u8> {
@@ -75,7 +80,13 @@ fn look(store: &Store, name: String, problems: &mut Vec<String>) -> Row {
             ("unknown".to_owned(), None)
         }
     };
+    let differences = launch.as_ref().map(|launch| compare(store, launch, &state));
+    let differences = differences.unwrap_or(Ok(Vec::new())).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
     Row {
+        differences,
         target: launch.as_ref().map(|launch| launch.target.clone()),
         profile: launch.as_ref().map(|launch| launch.profile.clone()),
         digest: launch.as_ref().map(|launch| launch.digest.clone()),
@@ -85,6 +96,15 @@ fn look(store: &Store, name: String, problems: &mut Vec<String>) -> Row {
         name,
         state,
         running_digest: running,
+    }
+}
+
+/// Where a service of the bundled engine on this machine does something else than its plan says.
+fn compare(store: &Store, launch: &Launch, state: &str) -> Result<Vec<Difference>, String> {
+    let here = [Target::Local, Target::Docker].iter().any(|target| target.word() == launch.target);
+    match store.plan(launch) {
+        Some(plan) if here && state == HEALTHY && plan.engine.kind == "bundled" => differences(&plan, &launch.base_url),
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -102,7 +122,7 @@ fn word(place: &dyn Place, found: Option<&Found>) -> String {
         Some(found) if found.digest.is_none() => "gone, its name is taken".to_owned(),
         Some(Found { life: Life::Ended, state, .. }) => state.to_lowercase(),
         Some(Found { life: Life::Coming, state, .. }) => format!("coming: {}", state.to_lowercase()),
-        Some(found) if place.answers(found) => "running and healthy".to_owned(),
+        Some(found) if place.answers(found) => HEALTHY.to_owned(),
         Some(_) => "running, not ready".to_owned(),
     }
 }
@@ -115,7 +135,7 @@ fn table(output: &mut Output, rows: &[Row]) {
             row.name.clone(),
             or_unknown(row.target.clone()),
             or_unknown(row.digest.as_deref().map(short)),
-            row.state.clone(),
+            if row.differences.is_empty() { row.state.clone() } else { format!("{}, not as planned", row.state) },
             or_unknown(row.url.clone()),
         ]);
     }
@@ -150,5 +170,8 @@ fn detail(output: &mut Output, row: &Row) {
         && !same_digest(running, recorded)
     {
         output.line(format!("what runs is another plan than the recorded one: {running}"));
+    }
+    for Difference { setting, plan, running } in &row.differences {
+        output.line(format!("differs     {setting}: the plan says {plan}, the service runs with {running}"));
     }
 }
