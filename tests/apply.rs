@@ -498,3 +498,79 @@ fn the_real_docker_engine() {
     gemma4ctl(&words(&["destroy", &name, "--yes"])).is(0, "delete the container");
     drop(cleanup);
 }
+
+/// Copies the libraries that `program` loads to where it looks for them below `root`.
+fn copy_libraries(program: &Path, root: &Path) {
+    let listed = Command::new("ldd").arg(program).output().expect("ldd");
+    for path in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(path, to).expect("copied");
+    }
+}
+
+#[test]
+fn the_bundled_engine_in_a_container_of_the_real_docker_engine() {
+    let info = Command::new("docker").args(["info", "--format", "{{.ServerVersion}}"]).output();
+    if !info.as_ref().is_ok_and(|info| info.status.success() && info.stdout.len() > 1) {
+        skipped("no Docker Engine answers; install and start docker");
+        return;
+    }
+    let plugin = gemma4_pjrt::install::find(gemma4_pjrt::install::Target::Cpu).expect("the place of plugins");
+    let Some(plugin) = plugin else {
+        skipped("no CPU plugin; run `cargo run -p gemma4-pjrt --example install-cpu`");
+        assert!(std::env::var_os("CI").is_none(), "the CPU plugin is missing; .ci/run installs it");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("root");
+    for name in ["usr/bin", "opt", "tmp"] {
+        std::fs::create_dir_all(root.join(name)).expect("a folder");
+    }
+    let binary = Path::new(env!("CARGO_BIN_EXE_gemma4ctl"));
+    std::fs::copy(binary, root.join("usr/bin/gemma4ctl")).expect("copied");
+    std::fs::copy(&plugin.path, root.join("opt/plugin.so")).expect("copied");
+    copy_libraries(binary, &root);
+    copy_libraries(&plugin.path, &root);
+    let name = format!("gemma4ctl-bundled-{}", std::process::id());
+    let cleanup = Cleanup(name.clone());
+    let tar = folder.path().join("root.tar");
+    assert!(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().expect("tar").success());
+    let variable = "ENV GEMMA4CTL_PJRT_CPU=/opt/plugin.so";
+    let imported = Command::new("docker").args(["import", "--change", variable]).arg(&tar).arg(&name).output();
+    let imported = imported.expect("docker");
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+
+    let port = free_port();
+    let gemma4ctl = |arguments: &[&str]| {
+        let output = Command::new(binary)
+            .args(arguments)
+            .env("GEMMA4CTL_CONFIG_DIR", folder.path().join("config"))
+            .env("GEMMA4CTL_STATE_DIR", folder.path().join("state"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary");
+        Outcome::from(output)
+    };
+    let sets = [
+        format!("server.port={port}"),
+        format!("engine.image=\"{name}\""),
+        format!("deploy.docker.name=\"{name}\""),
+        "scheduler.max_num_batched_tokens=16".to_owned(),
+        "scheduler.max_num_seqs=8".to_owned(),
+        "scheduler.max_model_len=512".to_owned(),
+    ];
+    let mut apply = vec!["apply", "smoke", "--target", "docker", "--yes"];
+    apply.extend(sets.iter().flat_map(|set| ["--set", set.as_str()]));
+    let outcome = gemma4ctl(&apply).is(0, "is ready");
+    assert_eq!(outcome.stdout.lines().last(), Some(format!("http://127.0.0.1:{port}").as_str()));
+    let status = gemma4ctl(&["status", &name]).is(0, "").stdout;
+    assert!(status.contains("running and healthy") && !status.contains("differs"), "{status}");
+    assert!(gemma4ctl(&["logs", &name]).is(0, "").stderr.contains("/v1/completions"));
+    let alive = ["exec", &name, "gemma4ctl", "runtime", "health", &format!("http://127.0.0.1:{port}/health")];
+    let alive = Command::new("docker").args(alive).output().expect("docker");
+    assert!(alive.status.success(), "{}", String::from_utf8_lossy(&alive.stderr));
+    gemma4ctl(&apply).is(0, "nothing to do");
+    gemma4ctl(&["destroy", &name, "--yes"]).is(0, "delete the container");
+    drop(cleanup);
+}

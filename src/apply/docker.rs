@@ -182,7 +182,7 @@ impl Place for Docker {
             return Ok(());
         }
         self.values = Values::fetch(self.service.secrets.iter())?;
-        for volume in &self.service.volumes {
+        for volume in self.service.volumes.iter().filter(|volume| !volume.file) {
             std::fs::create_dir_all(&volume.host)
                 .map_err(|error| LaunchError::Folder { path: volume.host.clone().into(), error })?;
         }

@@ -264,6 +264,8 @@ pub fn open(plan: &Plan, target: Target) -> Result<(String, Box<dyn Place>), Lau
         }
         Target::Docker => {
             let service = emit::container(plan, "docker")?;
+            let file = state::Store::of_user()?.folder(&target.launch_name(&service.name)).join("plan.json");
+            let service = service.with_plan_file(plan, &file);
             (service.name.clone(), Box::new(docker::Docker::new(service)))
         }
         Target::Gcloud => {
@@ -367,4 +369,16 @@ pub fn secret(plan: &Plan, name: &str) -> Result<Option<String>, LaunchError> {
     }
     let values = secrets::Values::fetch(std::iter::once(wanted))?;
     Ok(values.get(&wanted.variable).map(str::to_owned))
+}
+
+/// Whether a service says at `url` that it is alive.
+///
+/// # Errors
+/// What it says instead.
+pub fn alive(url: &str) -> Result<(), String> {
+    match http::health(url, Duration::from_secs(5)) {
+        http::Answer::Fine => Ok(()),
+        http::Answer::Status(status, text) => Err(format!("{url} answers with status {status}: {text}")),
+        http::Answer::None(error) => Err(format!("{url} does not answer: {error}")),
+    }
 }

@@ -153,6 +153,13 @@ pub(super) fn launch(plan: &Plan, templates: &Templates) -> Result<MachineLaunch
         ));
     }
     let service = containers_only(plan, TARGET)?;
+    if plan.engine.kind == "bundled" {
+        return Err(EmitError::WrongEngine {
+            target: TARGET,
+            engine: plan.engine.kind.clone(),
+            help: "it reads a plan file, which the machine's start-up script does not carry; use the target `systemd`",
+        });
+    }
     if let Some(secret) = service.secrets.iter().find(|secret| secret.kind != "gcp_secret") {
         return Err(impossible(
             format!("bring the secret `{}` from `{}` {} to the machine", secret.name, secret.kind, secret.reference),

@@ -37,6 +37,8 @@ pub struct Service {
     pub base_url: String,
     /// Where it says that it is alive.
     pub health_url: String,
+    /// What asks it within its container, a word each.
+    pub health_command: Vec<String>,
     /// Seconds that a start may take: fetching weights, loading, and a cold compile.
     pub ready_seconds: u64,
     /// Seconds that running requests get to finish.
@@ -65,42 +67,71 @@ pub struct SecretUse {
     pub project: Option<String>,
 }
 
-/// A folder of the host in a container.
+/// A folder or file of the host in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {
     /// Path on the host.
     pub host: String,
     /// Path in the container.
     pub container: String,
+    /// Whether it is a file, which has to be there.
+    pub file: bool,
 }
 
 /// Installs packages, then becomes the engine. The packages come first, then `--`, then the engine's own arguments; the
 /// text is the same for every plan, so no value has to survive a shell.
 pub(super) const INSTALL_AND_EXEC: &str = r#"packages=(); while [ "$1" != -- ]; do packages+=("$1"); shift; done; shift; python3 -m pip install -- "${packages[@]}" && exec "$@""#;
 
+/// Where a container of the bundled engine finds its plan.
+const PLAN_IN_CONTAINER: &str = "/etc/gemma4ctl/plan.json";
+
 impl Service {
+    /// Takes the plan of a container of the bundled engine from `host`.
+    pub fn with_plan_file(mut self, plan: &Plan, host: &std::path::Path) -> Self {
+        for volume in self.volumes.iter_mut().filter(|volume| volume.container == PLAN_IN_CONTAINER) {
+            volume.host = host.display().to_string();
+        }
+        self.docker_run = docker_run(&self);
+        self.docker_detached = docker_detached(&self, plan);
+        self
+    }
+
     /// Reads a plan.
     pub fn new(plan: &Plan) -> Self {
         let setting = |section: &str, key: &str| plan.deploy.get(section).and_then(|table| table.get(key)).cloned();
         let text = |section: &str, key: &str| setting(section, key).and_then(|value| value.as_str().map(str::to_owned));
         let share_dev_shm = setting("docker", "share_dev_shm").and_then(|value| value.as_bool()).unwrap_or(false);
-        let (entrypoint, arguments) = command(&plan.engine.pip, &plan.engine.argv);
+        let (entrypoint, mut arguments) = command(&plan.engine.pip, &plan.engine.argv);
+        let bundled = plan.engine.kind == "bundled";
+        // The command line of a plan cannot name the plan's own file.
+        arguments
+            .iter_mut()
+            .filter(|word| bundled && *word == "PLAN")
+            .for_each(|word| *word = PLAN_IN_CONTAINER.to_owned());
         let port = plan.server.port;
         let base_url = format!("http://127.0.0.1:{port}");
+        let container = text("docker", "name").unwrap_or_else(|| name(&plan.profile.name));
+        let mut volumes = volumes(plan, share_dev_shm);
+        if bundled && plan.engine.image.is_some() {
+            let host = format!("/etc/gemma4ctl/{container}.plan.json");
+            volumes.push(Volume { host, container: PLAN_IN_CONTAINER.to_owned(), file: true });
+        }
+        let health_url = format!("{base_url}/health");
         let mut service = Service {
-            name: text("docker", "name").unwrap_or_else(|| name(&plan.profile.name)),
+            name: container,
             image: plan.engine.image.clone(),
             entrypoint,
             arguments,
             env: plan.engine.env.clone(),
             secrets: plan.secrets.iter().map(|(name, reference)| secret(plan, name, reference)).collect(),
-            volumes: volumes(plan, share_dev_shm),
+            volumes,
             shm_size: text("docker", "shm_size"),
             share_dev_shm,
             tpu: plan.engine.kind == "vllm-tpu",
             gpu: plan.engine.kind == "vllm-gpu",
             port,
-            health_url: format!("{base_url}/health"),
+            health_command: health_command(bundled, &health_url),
+            health_url,
             base_url,
             ready_seconds: ready_seconds(plan),
             stop_seconds: 120,
@@ -129,7 +160,7 @@ fn docker_run(service: &Service) -> Vec<Vec<String>> {
     } else if let Some(size) = &service.shm_size {
         words.push(option("--shm-size", size));
     }
-    for Volume { host, container } in &service.volumes {
+    for Volume { host, container, .. } in &service.volumes {
         words.push(option("--volume", &format!("{host}:{container}")));
     }
     for (variable, value) in &service.env {
@@ -149,8 +180,9 @@ fn docker_detached(service: &Service, plan: &Plan) -> Vec<Vec<String>> {
     if service.docker_run.is_empty() {
         return Vec::new();
     }
-    let health =
-        format!("python3 -c 'import urllib.request; urllib.request.urlopen(\"{}\", timeout=5)'", service.health_url);
+    // Docker gives it to a shell; no word of it has a quote of that kind.
+    let quoted = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    let health = service.health_command.iter().map(quoted).collect::<Vec<_>>().join(" ");
     let options = [
         ("--restart", "unless-stopped".to_owned()),
         ("--stop-timeout", service.stop_seconds.to_string()),
@@ -162,6 +194,15 @@ fn docker_detached(service: &Service, plan: &Plan) -> Vec<Vec<String>> {
     ];
     let options = options.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
     options.chain(service.docker_run.iter().cloned()).collect()
+}
+
+/// What asks the engine whether it is alive, with what its own image has.
+fn health_command(bundled: bool, url: &str) -> Vec<String> {
+    if bundled {
+        return ["gemma4ctl", "runtime", "health", url].map(str::to_owned).to_vec();
+    }
+    let program = format!("import urllib.request; urllib.request.urlopen(\"{url}\", timeout=5)");
+    vec!["python3".to_owned(), "-c".to_owned(), program]
 }
 
 /// Program and arguments of a container that installs the packages of `pip` and then becomes `argv`.
@@ -214,7 +255,7 @@ fn volumes(plan: &Plan, share_dev_shm: bool) -> Vec<Volume> {
         let shared = share_dev_shm && (path == "/dev/shm" || path.starts_with("/dev/shm/"));
         let known = volumes.iter().any(|volume: &Volume| volume.container == path);
         if path.starts_with('/') && !shared && !known {
-            volumes.push(Volume { host: path.to_owned(), container: path.to_owned() });
+            volumes.push(Volume { host: path.to_owned(), container: path.to_owned(), file: false });
         }
     };
     plan.compile_cache.path.iter().for_each(|path| add(path));
@@ -223,7 +264,7 @@ fn volumes(plan: &Plan, share_dev_shm: bool) -> Vec<Volume> {
         add(&plan.model.id);
     }
     if share_dev_shm {
-        volumes.push(Volume { host: "/dev/shm".to_owned(), container: "/dev/shm".to_owned() });
+        volumes.push(Volume { host: "/dev/shm".to_owned(), container: "/dev/shm".to_owned(), file: false });
     }
     volumes
 }

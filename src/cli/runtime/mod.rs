@@ -4,6 +4,7 @@
 
 mod boot_progress;
 mod doctor;
+mod health;
 mod install;
 mod plugin;
 mod precompile;
@@ -34,6 +35,9 @@ pub(super) enum Verb {
     /// Load a plugin and print its version, for `doctor`
     #[command(hide = true)]
     Probe(doctor::ProbeArguments),
+    /// Ask a service whether it is alive
+    #[command(hide = true)]
+    Health(health::Arguments),
     /// Compile one program: request on stdin, answer on stdout
     #[command(hide = true)]
     CompileStep,
@@ -45,6 +49,7 @@ pub(super) fn run(verb: &Verb, output: &mut Output) -> anyhow::Result<u8> {
         Verb::Doctor(arguments) => doctor::run(arguments, output),
         Verb::Precompile(arguments) => precompile::run(arguments, output),
         Verb::Serve(arguments) => serve::run(arguments, output),
+        Verb::Health(arguments) => Ok(health::run(arguments, output)),
         Verb::Probe(arguments) => doctor::probe(arguments, output),
         Verb::CompileStep => {
             compile::serve(std::io::stdin().lock(), std::io::stdout().lock())?;

@@ -6,6 +6,8 @@ use std::future::Future;
 use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -92,6 +94,7 @@ fn serve(arguments: &Arguments, plan: &Plan, output: &mut Output) -> anyhow::Res
         write_atomically(file, &serde_json::to_string(&process)?)?;
     }
     raise_open_files();
+    let booting = end_while_booting()?;
     let places = Places {
         plugin: super::provide_plugin(plan)?,
         programs: programs(plan)?,
@@ -107,6 +110,7 @@ fn serve(arguments: &Arguments, plan: &Plan, output: &mut Output) -> anyhow::Res
     let running = engine.clone();
     let service = Service { engine, tokenizer, chat_template, generation, options };
 
+    booting.store(false, Ordering::SeqCst);
     socket.listen(BACKLOG)?;
     let listener: TcpListener = socket.into();
     tracing::info!(url = base_url, model = plan.model.id, plan = plan.digest, "ready");
@@ -204,6 +208,16 @@ fn raise_open_files() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the number of open files stays as it is");
     }
+}
+
+/// As long as the flag is up, a signal ends this process at once. The first process of a container would ignore it.
+fn end_while_booting() -> anyhow::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let booting = Arc::new(AtomicBool::new(true));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&booting))?;
+    }
+    Ok(booting)
 }
 
 /// Ends with the first signal that asks for it; the second one ends the process.
