@@ -2,11 +2,12 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
 
-use gemma4_engine::engine::{EndReason, Event, Generation, GenerationRequest};
-use gemma4_engine::runner::{Booted, Places, boot};
+use gemma4_engine::engine::{EndReason, Engine, Event, Generation, GenerationRequest};
+use gemma4_engine::runner::{Booted, Logits, Places, RunError, Runner, boot};
 use gemma4_engine::sampling::SamplingParams;
+use gemma4_engine::scheduler::{Batch, Scheduler, SchedulerOptions};
 use gemma4_pjrt::install::{self, Target};
 use gemma4_plan::Plan;
 use serde_json::Value;
@@ -180,4 +181,79 @@ fn the_second_start_compiles_nothing_and_a_damaged_program_is_made_again() {
     assert_eq!((mended.compiled, mended.cached), (1, 1));
     all_goldens(&mended, "tiny-e2b");
     assert_eq!(std::fs::read(&first).expect("a program").len(), whole.len());
+}
+
+/// Answers every row with token 1, at once.
+struct AtOnce(usize);
+
+impl Runner for AtOnce {
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
+        let row = (0..self.0).map(|token| if token == 1 { 1.0 } else { 0.0 });
+        Ok(Logits::new((0..batch.logits()).flat_map(|_| row.clone()).collect(), self.0))
+    }
+}
+
+/// The pool holds what the plan says it holds: so many sequences run to their last token side by side, and one more waits.
+#[test]
+fn the_tokens_that_the_plan_counts_fit_and_one_more_sequence_waits() {
+    let length = 1024;
+    // Prompts that fit one step, so that the sequences grow side by side; more places than the pool has room for.
+    let set = ["scheduler.max_num_seqs=64", "memory.num_blocks=300", "scheduler.prefix_caching=false"];
+    let mut set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
+    set.push("scheduler.max_num_batched_tokens=64".to_owned());
+    set.push(format!("scheduler.max_model_len={length}"));
+    let analysis = gemma4ctl::plan::analyze("smoke", &set).expect("a profile");
+    let plan = analysis.plan().expect("a plan");
+    let counted =
+        plan.kv_cache.capacity.iter().find(|row| row.sequence_tokens == length).expect("a row of that length");
+    let sequences = usize::try_from(counted.sequences).expect("few");
+    assert!((2..64).contains(&sequences), "{sequences} sequences of {length} tokens");
+    assert_eq!(counted.tokens, counted.sequences * length);
+
+    let config = gemma4_model::Config::from_json(gemma4_model::seeded::CONFIG.as_bytes()).expect("a configuration");
+    let steps = gemma4_engine::steps::steps(&plan, &config).expect("steps");
+    let options = steps.iter().map(|step| &step.options);
+    let (vocabulary, window) = (config.text.vocab_size, config.text.sliding_window);
+    let options = SchedulerOptions::new(&plan.scheduler, options, vocabulary, window).expect("options");
+    let scheduler = Scheduler::new(options).expect("a scheduler");
+    let door = Arc::new(Mutex::new(()));
+    let runner = Gate(Arc::clone(&door), AtOnce(usize::try_from(vocabulary).expect("small")));
+    let closed = door.lock().expect("a lock");
+    let engine = Engine::start(scheduler, Box::new(runner)).expect("a thread");
+    let long = GenerationRequest {
+        prompt: vec![5],
+        max_tokens: usize::try_from(length).expect("small") - 1,
+        sampling: SamplingParams::greedy(),
+        ..GenerationRequest::default()
+    };
+    let generations: Vec<Generation> = (0..=sequences).map(|_| engine.submit(long.clone()).expect("taken")).collect();
+    drop(closed);
+    let mut preempted = 0;
+    for mut generation in generations {
+        let mut tokens = 0;
+        loop {
+            match generation.blocking_next().expect("an end") {
+                Event::Started(_) => {}
+                Event::Token(_) => tokens += 1,
+                Event::End(end) => {
+                    assert_eq!(end.reason, EndReason::Length);
+                    preempted += u64::from(end.preemptions > 0);
+                    break;
+                }
+            }
+        }
+        assert_eq!(tokens, length - 1, "nothing fails");
+    }
+    // The last to come had to wait for pages, once it had begun; nobody before it ever did.
+    assert_eq!(preempted, 1, "only the one too many waited");
+}
+
+/// Holds steps up while the door is closed.
+struct Gate(Arc<Mutex<()>>, AtOnce);
+
+impl Runner for Gate {
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
+        drop(self.0.lock());
+        self.1.run(batch)
+    }
 }
