@@ -88,6 +88,7 @@ fn collect(mut generation: Generation) -> (Vec<u32>, usize) {
     let mut tokens = Vec::new();
     loop {
         match generation.blocking_next().expect("an end") {
+            Event::Started(_) => {}
             Event::Token(token) => tokens.push(token.id),
             Event::End(end) => {
                 assert_eq!(end.reason, EndReason::Length);
