@@ -108,6 +108,7 @@ fn collect(mut generation: Generation) -> (Vec<u32>, EndReason) {
     let mut tokens = Vec::new();
     loop {
         match generation.blocking_next().expect("an end") {
+            Event::Started(_) => assert!(tokens.is_empty(), "it starts before its first token"),
             Event::Token(token) => tokens.push(token.id),
             Event::End(end) => {
                 assert!(generation.blocking_next().is_none(), "the end is the last event");
@@ -222,6 +223,8 @@ fn a_cached_prefix_is_told() {
     let prompt: Vec<u32> = (0..50).collect();
     assert_eq!(collect(engine.submit(greedy(&prompt, 2)).expect("taken")).0, expected(&prompt, 2));
     let mut again = engine.submit(greedy(&prompt, 2)).expect("taken");
+    let Some(Event::Started(started)) = again.blocking_next() else { panic!("the start is the first event") };
+    assert_eq!(started.cached_tokens, 48);
     let end = loop {
         match again.blocking_next() {
             Some(Event::End(end)) => break end,
@@ -231,4 +234,5 @@ fn a_cached_prefix_is_told() {
     assert_eq!(end.cached_tokens, 48);
     let timings = end.timings;
     assert!(timings.arrived <= timings.scheduled.expect("ran") && timings.scheduled <= timings.first_token);
+    assert_eq!(timings.scheduled, Some(started.at));
 }

@@ -155,12 +155,12 @@ const FIELDS: &[Field] = &[
         On::Both,
         "stop",
         r##"{"$ref": "#/components/schemas/Stop"}"##,
-        "A string or up to 16 of them, of up to 1,024 bytes, that end the answer. No part of them is shown",
+        "A string or up to 16 of them, of up to 256 characters, that end the answer. No part of them is shown",
     ),
     served(
         On::Both,
         "stop_token_ids",
-        r#"{"type": "array", "maxItems": 128, "items": {"type": "integer", "minimum": 0, "maximum": 4294967295}}"#,
+        r##"{"type": "array", "maxItems": 128, "items": {"$ref": "#/components/schemas/Token"}}"##,
         "Tokens that end the answer, beside the checkpoint's own",
     ),
     served(On::Both, "include_stop_str_in_output", FLAG, "Shows the stop string or token that ended the answer"),
@@ -217,13 +217,13 @@ const FIELDS: &[Field] = &[
     served(
         On::Both,
         "repetition_penalty",
-        r#"{"type": "number", "exclusiveMinimum": 0, "maximum": 1000000}"#,
+        r#"{"type": "number", "minimum": 0.01, "maximum": 100}"#,
         "Divides the logits of tokens in prompt and answer. Default: the checkpoint's, or 1",
     ),
     served(
         On::Both,
         "logit_bias",
-        r#"{"type": "object", "maxProperties": 1024, "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}"#,
+        r##"{"$ref": "#/components/schemas/LogitBias"}"##,
         "Added to the logits of tokens, by their ids",
     ),
     // What cannot matter here.
@@ -313,7 +313,7 @@ pub(crate) fn check(endpoint: Endpoint, body: Map<String, Value>) -> Result<Map<
             Support::Accepted => field.check_type(&value)?,
             Support::Only(values) => {
                 let allowed = |text: &&str| serde_json::from_str::<Value>(text).is_ok_and(|allowed| allowed == value);
-                if !values.iter().any(|text| allowed(text)) {
+                if !values.iter().any(allowed) {
                     let why = format!("{}; the only value is {}", field.note, values.join(" or "));
                     return Err(ApiError::unsupported(name, &why));
                 }

@@ -259,5 +259,5 @@ async fn server_info(Shared(state): Shared<Arc<State>>) -> Json<Value> {
 }
 
 async fn document(Shared(state): Shared<Arc<State>>) -> Json<Value> {
-    Json(openapi::document(&state.options))
+    Json(openapi::document(&state.options, state.tokenizer.vocab_size()))
 }

@@ -1,5 +1,6 @@
 //! The log of a process that serves.
 
+use std::error::Error;
 use std::str::FromStr as _;
 
 use thiserror::Error;
@@ -15,11 +16,11 @@ pub enum LoggingError {
         /// What was given.
         level: String,
         /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// There is one already.
     #[error("the process has a log already")]
-    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Twice(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Writes the log to stderr: a JSON object a line, or text for people. `level` is one of `error`, `warn`, `info`, `debug` and
@@ -28,11 +29,13 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`] if the level is none, or the process has a log already.
 pub fn init(level: &str, json: bool) -> Result<(), LoggingError> {
-    let filter = match LevelFilter::from_str(level) {
-        Ok(level) => EnvFilter::default().add_directive(level.into()),
-        Err(_) => {
-            EnvFilter::try_new(level).map_err(|source| LoggingError::Level { level: level.to_owned(), source })?
-        }
+    let invalid = |source: Box<dyn Error + Send + Sync>| LoggingError::Level { level: level.to_owned(), source };
+    // A word alone would be taken for a target, whose name can be anything.
+    let filter = if level.contains('=') {
+        EnvFilter::try_new(level).map_err(|error| invalid(error.into()))?
+    } else {
+        let level = LevelFilter::from_str(level).map_err(|error| invalid(error.into()))?;
+        EnvFilter::default().add_directive(level.into())
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
     let done = if json {

@@ -10,9 +10,9 @@ use crate::options::ServeOptions;
 
 const SKELETON: &str = include_str!("openapi.json");
 
-/// The document of a service with these options.
+/// The document of a service with these options, for a tokenizer with `vocab_size` tokens.
 #[must_use]
-pub fn document(options: &ServeOptions) -> Value {
+pub fn document(options: &ServeOptions, vocab_size: usize) -> Value {
     // A test reads the skeleton.
     let mut document: Value = serde_json::from_str(SKELETON).unwrap_or_default();
     if let Some(info) = document.get_mut("info").and_then(Value::as_object_mut) {
@@ -20,6 +20,8 @@ pub fn document(options: &ServeOptions) -> Value {
     }
     if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
         schemas.insert("ModelName".to_owned(), json!({"type": "string", "enum": options.model_names}));
+        let last = vocab_size.saturating_sub(1);
+        schemas.insert("Token".to_owned(), json!({"type": "integer", "minimum": 0, "maximum": last}));
         schemas.insert("ChatRequest".to_owned(), request(Endpoint::Chat, "messages"));
         schemas.insert("CompletionRequest".to_owned(), request(Endpoint::Completions, "prompt"));
     }

@@ -33,6 +33,9 @@ pub struct ServeOptions {
     pub max_choices: usize,
     /// What `/server_info` says: the effective settings.
     pub info: Value,
+    /// Labels of the series `vllm:cache_config_info`, which gateways read: `block_size`, `num_gpu_blocks`, `cache_dtype` and
+    /// others of vLLM's names.
+    pub cache_config: Vec<(String, String)>,
     /// What `/version` says.
     pub version: String,
     /// What answers say of the settings that they were made with, such as the plan's digest.
@@ -59,6 +62,7 @@ impl ServeOptions {
             max_logprobs: 20,
             max_choices: 1024,
             info: Value::Null,
+            cache_config: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             system_fingerprint: None,
         }

@@ -83,7 +83,12 @@ impl Record {
     /// The answer began; the record ends with its body.
     pub(crate) fn body(mut self, status: StatusCode, body: Body) -> Body {
         self.status = Some(status);
-        Body::new(Recorded { body, record: self })
+        // Nobody will ask such a body for anything.
+        if http_body::Body::is_end_stream(&body) {
+            self.complete = true;
+            return body;
+        }
+        Body::new(Recorded { body, record: Some(self) })
     }
 }
 
@@ -132,10 +137,10 @@ impl Drop for Record {
     }
 }
 
-/// A body that holds the request's record.
+/// A body that holds the request's record until its end.
 struct Recorded {
     body: Body,
-    record: Record,
+    record: Option<Record>,
 }
 
 impl http_body::Body for Recorded {
@@ -148,7 +153,10 @@ impl http_body::Body for Recorded {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.record.complete = true;
+            // Before the last bytes go out, so that whoever has read them finds the request counted.
+            if let Some(mut record) = self.record.take() {
+                record.complete = true;
+            }
         }
         polled
     }

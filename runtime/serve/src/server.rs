@@ -23,8 +23,8 @@ use crate::service::{Service, State};
 const IO_THREADS: usize = 2;
 /// Threads that read requests: JSON, templates, tokens.
 const WORK_THREADS: usize = 2;
-/// How long connections may take to end once nothing is in flight.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the last bytes of answers may take to go out once nothing is in flight.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be taken, for instance since there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -1,10 +1,11 @@
 //! What the engine counts, copied when somebody asks.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use gemma4_engine::engine::{STEP_TOKENS, Statistics};
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Gauge, IntCounter};
-use std::sync::{Arc, Mutex, PoisonError};
+use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
+use prometheus::{Gauge, GaugeVec, IntCounter};
 
 use super::families::Families;
 
@@ -16,6 +17,7 @@ const STEPS_HELP: &str = "Tokens that a step computed.";
 pub(super) struct EngineMetrics {
     running: Gauge,
     waiting: Gauge,
+    waiting_by_reason: GaugeVec,
     usage: Gauge,
     preemptions: IntCounter,
     prefix_queries: IntCounter,
@@ -37,12 +39,20 @@ struct Steps {
 }
 
 impl EngineMetrics {
-    pub(super) fn new(families: &Families) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(families: &Families, cache_config: &[(String, String)]) -> Result<Self, prometheus::Error> {
         let steps = Arc::new(Mutex::new(Steps::default()));
         let labels = families.labels().clone();
         let desc = Desc::new(STEPS.to_owned(), STEPS_HELP.to_owned(), Vec::new(), labels)?;
         families.own(Box::new(StepHistogram { desc, steps: Arc::clone(&steps) }))?;
+        families.info("vllm:cache_config_info", "Settings of the KV cache.", cache_config)?;
+        let waiting_by_reason = families.gauges(
+            "vllm:num_requests_waiting_by_reason",
+            "Requests that wait, by what they wait for.",
+            "reason",
+        )?;
+        waiting_by_reason.with_label_values(&["deferred"]);
         Ok(Self {
+            waiting_by_reason,
             running: families.gauge("vllm:num_requests_running", "Requests that hold pages of the KV cache.")?,
             waiting: families.gauge("vllm:num_requests_waiting", "Requests that wait for pages or for a place.")?,
             usage: families.gauge("vllm:kv_cache_usage_perc", "Share of the KV pages in use; 1 means all.")?,
@@ -80,6 +90,8 @@ impl EngineMetrics {
         let all = pages.free + pages.cached + pages.used;
         self.running.set(load.running as f64);
         self.waiting.set(load.waiting as f64);
+        // Nothing else is waited for: there are no grammars to compile and no transfers.
+        self.waiting_by_reason.with_label_values(&["capacity"]).set(load.waiting as f64);
         self.usage.set(if all == 0 { 0.0 } else { pages.used as f64 / all as f64 });
         let totals = &load.totals;
         for (counter, total) in [
@@ -127,7 +139,7 @@ impl Collector for StepHistogram {
         histogram.set_sample_count(steps.counts.iter().sum());
         histogram.set_sample_sum(steps.tokens as f64);
         let mut metric = Metric::default();
-        metric.set_label(self.desc.const_label_pairs.iter().cloned().collect::<Vec<LabelPair>>());
+        metric.set_label(self.desc.const_label_pairs.clone());
         metric.set_histogram(histogram);
         let mut family = MetricFamily::default();
         family.set_name(STEPS.to_owned());

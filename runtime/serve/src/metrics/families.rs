@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
 /// vLLM's bounds for whole requests and their phases, in seconds.
@@ -51,6 +51,18 @@ impl Families {
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
         self.add(Gauge::with_opts(self.opts(name, help))?)
+    }
+
+    /// A series whose labels say something and whose value is 1.
+    pub(super) fn info(&self, name: &str, help: &str, labels: &[(String, String)]) -> Result<(), prometheus::Error> {
+        let mut opts = self.opts(name, help);
+        opts.const_labels.extend(labels.iter().cloned());
+        self.add(Gauge::with_opts(opts)?)?.set(1.0);
+        Ok(())
+    }
+
+    pub(super) fn gauges(&self, name: &str, help: &str, label: &str) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(self.opts(name, help), &[label])?)
     }
 
     pub(super) fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {

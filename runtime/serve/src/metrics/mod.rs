@@ -31,7 +31,7 @@ impl Metrics {
         let model = options.model_names.first().cloned().unwrap_or_default();
         let families = Families::new(&model);
         let requests = RequestMetrics::new(&families, options.max_model_len)?;
-        let engine = Mutex::new(EngineMetrics::new(&families)?);
+        let engine = Mutex::new(EngineMetrics::new(&families, &options.cache_config)?);
         Ok(Self { families, requests, engine })
     }
 

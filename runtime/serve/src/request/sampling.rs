@@ -12,13 +12,13 @@ use crate::service::State;
 
 /// Stop strings at most. OpenAI takes 4, vLLM any number; each costs a little for every byte.
 const MAX_STOPS: usize = 16;
-/// Bytes of a stop string at most.
-const MAX_STOP_BYTES: usize = 1024;
+/// Characters of a stop string at most.
+const MAX_STOP: usize = 256;
 /// Stop tokens and biases at most.
 const MAX_TOKENS: usize = 128;
 /// Biases at most: vLLM's and OpenAI's servers take 1,024.
 const MAX_BIASES: usize = 1024;
-/// Bytes of a salt at most.
+/// Characters of a salt at most.
 const MAX_SALT: usize = 1024;
 
 pub(super) fn params(state: &State, take: &mut Map<String, Value>) -> Result<SamplingParams, ApiError> {
@@ -40,10 +40,11 @@ pub(super) fn params(state: &State, take: &mut Map<String, Value>) -> Result<Sam
         }
     };
     let temperature = take.number("temperature", |number| (0.0..=2.0).contains(&number), "0 to 2")?;
+    let top_p = take.number("top_p", |number| number > 0.0 && number <= 1.0, "above 0, at most 1")?;
     // A number that is above 0 can be 0 in 32 bits.
-    let top_p = take.number("top_p", |number| number as f32 > 0.0 && number <= 1.0, "above 0, at most 1")?;
+    let top_p = top_p.map(|number| number.max(f32::MIN_POSITIVE));
     let min_p = take.number("min_p", |number| (0.0..=1.0).contains(&number), "0 to 1")?;
-    let repetition = take.number("repetition_penalty", |number| number as f32 > 0.0 && number <= 1e6, "above 0")?;
+    let repetition = take.number("repetition_penalty", |number| (0.01..=100.0).contains(&number), "0.01 to 100")?;
     Ok(SamplingParams {
         temperature: temperature.or(defaults.temperature).unwrap_or(1.0),
         top_k: top_k.filter(|count| *count > 0),
@@ -93,21 +94,21 @@ pub(super) fn stop(take: &mut Map<String, Value>) -> Result<Vec<String>, ApiErro
         Some(Value::Array(list)) => list,
         Some(other) => vec![other],
     };
-    let fits = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
+    let fits = |text: &String| (1..=MAX_STOP).contains(&text.chars().count());
     let text = |value: Value| match value {
         Value::String(text) => Some(text).filter(fits),
         _ => None,
     };
     let strings: Option<Vec<String>> = strings.into_iter().map(text).collect();
     strings.filter(|strings| strings.len() <= MAX_STOPS).ok_or_else(|| {
-        wrong("stop", &format!("a string or at most {MAX_STOPS} of them, each of 1 to {MAX_STOP_BYTES} bytes"))
+        wrong("stop", &format!("a string or at most {MAX_STOPS} of them, each of 1 to {MAX_STOP} characters"))
     })
 }
 
 pub(super) fn salt(take: &mut Map<String, Value>) -> Result<Vec<u8>, ApiError> {
     let salt = take.string("cache_salt")?;
-    if salt.as_ref().is_some_and(|salt| !(1..=MAX_SALT).contains(&salt.len())) {
-        return Err(wrong("cache_salt", &format!("a string of 1 to {MAX_SALT} bytes")));
+    if salt.as_ref().is_some_and(|salt| !(1..=MAX_SALT).contains(&salt.chars().count())) {
+        return Err(wrong("cache_salt", &format!("a string of 1 to {MAX_SALT} characters")));
     }
     Ok(salt.map(String::into_bytes).unwrap_or_default())
 }

@@ -114,8 +114,13 @@ fn a_client_that_does_not_read_holds_no_pages_and_is_ended() {
         assert_eq!(answer.status, 200);
         wait_for("free pages", || server.used_pages() == 0).await;
     });
-    // The connection was ended: what was sent is not the whole answer.
-    std::thread::sleep(Duration::from_secs(2));
+    // The connection is ended: what was sent is not the whole answer.
+    run(async {
+        let ended = "http_requests_total{handler=\"/v1/completions\",method=\"POST\",status=\"2xx\"} 2";
+        while !get(server.address, "/metrics").await.text().contains(ended) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("[DONE]"));

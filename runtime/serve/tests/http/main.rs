@@ -1,6 +1,7 @@
 //! The service from outside: over sockets, with a model made of arithmetic.
 
 mod client;
+mod clients;
 mod keys;
 mod limits;
 mod load;

@@ -36,14 +36,20 @@ pub(crate) fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
 /// Opens and closes the way of steps.
 #[derive(Default)]
 pub(crate) struct Door {
-    closed: Mutex<bool>,
+    /// Steps that may go through, at most.
+    limit: Mutex<Option<u64>>,
     changed: Condvar,
     steps: AtomicU64,
 }
 
 impl Door {
     pub(crate) fn set(&self, open: bool) {
-        *self.closed.lock().expect("a lock") = !open;
+        self.limit((!open).then_some(0));
+    }
+
+    /// Lets so many steps through, counted from the first; `None` for all.
+    pub(crate) fn limit(&self, steps: Option<u64>) {
+        *self.limit.lock().expect("a lock") = steps;
         self.changed.notify_all();
     }
 
@@ -53,8 +59,9 @@ impl Door {
     }
 
     fn pass(&self) {
-        let guard = self.closed.lock().expect("a lock");
-        drop(self.changed.wait_while(guard, |closed| *closed).expect("a lock"));
+        let guard = self.limit.lock().expect("a lock");
+        let closed = |limit: &mut Option<u64>| limit.is_some_and(|limit| self.steps() >= limit);
+        drop(self.changed.wait_while(guard, closed).expect("a lock"));
         self.steps.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -84,7 +84,9 @@ fn labels(name: &str) -> String {
 
 #[test]
 fn metrics_count_what_happened() {
-    let server = Server::new();
+    let mut setup = Setup::default();
+    setup.options.cache_config.push(("block_size".to_owned(), "8".to_owned()));
+    let server = setup.start();
     run(async {
         let body = json!({"prompt": (600..640).collect::<Vec<u32>>(), "max_tokens": 5, "n": 2});
         assert_eq!(post(server.address, "/v1/completions", &body).await.status, 200);
@@ -111,6 +113,8 @@ fn metrics_count_what_happened() {
         assert_eq!(value(text, &labels("vllm:num_requests_running")), 0.0);
         assert_eq!(value(text, &labels("vllm:kv_cache_usage_perc")), 0.0);
         assert_eq!(value(text, &labels("gemma4ctl:compiles_while_serving_total")), 0.0);
+        let info = format!("vllm:cache_config_info{{block_size=\"8\",engine=\"0\",model_name=\"{MODEL}\"}}");
+        assert_eq!(value(text, &info), 1.0);
         let statistics = server.engine.statistics();
         assert_eq!(value(text, &labels("vllm:iteration_tokens_total_sum")), statistics.computed_tokens as f64);
         assert_eq!(value(text, &labels("vllm:iteration_tokens_total_count")), statistics.load.totals.steps as f64);
