@@ -135,6 +135,16 @@ fn continuations_are_those_of_transformers_on_one_two_and_four_devices() {
 }
 
 #[test]
+fn the_per_layer_table_may_stay_on_the_host() {
+    let Some(plugin) = plugin() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let plan = plan("tiny-e2b", &["memory.per_layer_embeddings=host", "parallelism.tensor=2"]);
+    let booted = start(&plan, "tiny-e2b", &plugin, cache.path());
+    assert_eq!(booted.settings.per_layer_embeddings, "host");
+    all_goldens(&booted, "tiny-e2b");
+}
+
+#[test]
 fn a_pool_that_is_too_small_for_all_preempts_and_changes_no_token() {
     let Some(plugin) = plugin() else { return };
     let cache = tempfile::tempdir().expect("a folder");

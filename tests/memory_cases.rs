@@ -263,3 +263,23 @@ fn windows_hold_four_times_the_tokens_in_the_same_bytes() {
         .collect();
     assert!(gains.is_sorted() && gains[0] >= 1.9, "{gains:?}");
 }
+
+/// E2B's table of 262,144 rows with 35 layers of 256 numbers of two bytes leaves the device; its rows come with each step.
+#[test]
+fn the_per_layer_table_in_host_memory_leaves_its_bytes_to_the_cache() {
+    let plan_with = |place: &str| {
+        let set = ["engine.kind=bundled".to_owned(), format!("memory.per_layer_embeddings={place}")];
+        plan::analyze("e2b-v6e-1", &set).expect("the profile").plan().expect("a plan")
+    };
+    let (device, host) = (plan_with("device"), plan_with("host"));
+    let row = 35 * 256 * 2;
+    assert_eq!(device.memory.per_device.weights - host.memory.per_device.weights, 262_144 * row);
+    assert!(host.kv_cache.tokens > device.kv_cache.tokens && host.digest != device.digest);
+    let rows = |plan: &gemma4_plan::Plan| {
+        let terms = plan.memory.terms.iter().filter(|term| term.part == "programs");
+        terms.map(|term| (term.basis.clone(), term.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&device), []);
+    let tokens = host.buckets.tokens.last().copied().expect("a bucket");
+    assert_eq!(rows(&host), [("derived".to_owned(), tokens * row)]);
+}

@@ -6,6 +6,7 @@ use gemma4_plan::{KvCache, KvLayer};
 use super::placed::Weights;
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
 use crate::catalog::AcceleratorKind;
+use crate::profile::Placement;
 use crate::resolve::Resolved;
 
 /// Tokens of a block when nobody chooses.
@@ -17,6 +18,16 @@ fn round_blocks(blocks: u64) -> u64 {
     let keep = 7;
     let bits = 64 - blocks.leading_zeros();
     if bits <= keep { blocks } else { blocks >> (bits - keep) << (bits - keep) }
+}
+
+/// Bytes on each device of the per-layer-embedding rows of a step of `tokens`, where the table is in host memory.
+fn per_layer_rows(resolved: &Resolved, tokens: u64) -> u64 {
+    let text = &resolved.model.config.text;
+    if resolved.memory.per_layer_embeddings != Placement::Host {
+        return 0;
+    }
+    let row = text.ple_width.saturating_mul(text.layers.len() as u64);
+    resolved.dtype.bytes(row.saturating_mul(tokens)).unwrap_or(u64::MAX)
 }
 
 /// The budget.
@@ -63,11 +74,20 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         "shapes",
         "windowed layers keep their window; pages of both kinds have the same bytes",
     ));
+    let buckets = buckets::compute(resolved);
+    let rows = per_layer_rows(resolved, buckets.tokens.last().copied().unwrap_or(0));
+    terms.push(term(
+        "programs",
+        "rows of the per-layer-embedding table, largest step",
+        rows,
+        "derived",
+        "the table is in host memory; every device gets the rows of a step's tokens",
+    ));
     let sums = Sums {
         weights: used,
         kv: kv_bytes,
         terms,
-        expected_programs: 0,
+        expected_programs: rows,
         blocks,
         blocks_per_request: per_request.min(one + reserve),
         held_back: 0,
@@ -97,7 +117,7 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         layers,
         capacity: capacity(usable_blocks, resolved.limits.max_model_len, need),
     };
-    Ok(Budget { tensors: weights.rows, buckets: buckets::compute(resolved), kv, memory, blocks_per_request, decisive })
+    Ok(Budget { tensors: weights.rows, buckets, kv, memory, blocks_per_request, decisive })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a running engine does, to hold against a plan.
 
+use gemma4_model::graph::PerLayerTable;
 use gemma4_model::sharding::ExpertSharding;
 use gemma4_plan::Plan;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub tensor_parallel: u64,
     /// How experts are split.
     pub experts: String,
+    /// Where the per-layer-embedding table is.
+    pub per_layer_embeddings: String,
     /// Longest sequence in tokens.
     pub max_model_len: u64,
     /// Most sequences in a step.
@@ -58,6 +61,7 @@ impl Settings {
             data_parallel: mesh.data.into(),
             tensor_parallel: mesh.model.into(),
             experts: plan.sharding.experts.clone(),
+            per_layer_embeddings: plan.model.per_layer_embeddings.clone(),
             max_model_len: scheduler.max_model_len,
             max_num_seqs: scheduler.max_num_seqs,
             max_num_batched_tokens: scheduler.max_num_batched_tokens,
@@ -86,6 +90,10 @@ impl Settings {
             ExpertSharding::Tensor => "tensor",
             ExpertSharding::Expert => "expert",
         });
+        let per_layer_embeddings = options.map(|options| match options.per_layer_table {
+            PerLayerTable::Device => "device",
+            PerLayerTable::Host => "host",
+        });
         Self {
             digest: plan.digest.clone(),
             model: plan.model.id.clone(),
@@ -94,6 +102,7 @@ impl Settings {
             data_parallel: options.map_or(0, |options| options.mesh.data),
             tensor_parallel: options.map_or(0, |options| options.mesh.model),
             experts: experts.unwrap_or_default().to_owned(),
+            per_layer_embeddings: per_layer_embeddings.unwrap_or_default().to_owned(),
             max_model_len: count(scheduler.max_model_len),
             max_num_seqs: count(scheduler.max_num_seqs),
             max_num_batched_tokens: count(scheduler.max_num_batched_tokens),

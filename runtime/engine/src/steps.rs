@@ -3,7 +3,7 @@
 //! Invariant: the list is a pure function of plan and configuration, in ascending order of sizes; all of it is compiled
 //! before a service is ready, and nothing else is run.
 
-use gemma4_model::graph::{GraphError, LayerForm, StepGraph, StepOptions, step};
+use gemma4_model::graph::{GraphError, LayerForm, PerLayerTable, StepGraph, StepOptions, step};
 use gemma4_model::kv::{KvError, KvLayout};
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType, UnknownDType};
@@ -90,6 +90,11 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
     let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
     // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere.
     let layers = if plan.hardware.family == "cpu" { LayerForm::Unrolled } else { LayerForm::Looped };
+    let per_layer_table = match plan.model.per_layer_embeddings.as_str() {
+        "device" => PerLayerTable::Device,
+        "host" => PerLayerTable::Host,
+        other => return Err(value("model.per_layer_embeddings", other, "device or host")),
+    };
     let kv = kv_layout(plan, config, mesh.model)?;
     let mut steps = Vec::with_capacity(plan.buckets.tokens.len().saturating_mul(plan.buckets.requests.len()));
     for &tokens in &plan.buckets.tokens {
@@ -106,6 +111,7 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
                 max_model_len: plan.scheduler.max_model_len,
                 query_tile: QUERY_TILE.min(tokens),
                 layers,
+                per_layer_table,
                 trace: false,
             };
             steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}"), options });

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gemma4_model::graph::{LayerForm, ParameterRole};
+use gemma4_model::graph::{LayerForm, ParameterRole, PerLayerTable};
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::{
     AlignedStore, Checkpoint, FileBytes, Layout, LoadOptions, Part, Progress, Selection, Strategy, Target, WeightsError,
@@ -24,7 +24,7 @@ use gemma4_plan::Plan;
 use thiserror::Error;
 
 use super::programs::{Compiler, Prepared, ProgramError};
-use super::xla::{Weights, XlaRunner, zeros};
+use super::xla::{HostTable, Weights, XlaRunner, zeros};
 use crate::compile::{self, CompileError, Devices};
 use crate::engine::Engine;
 use crate::scheduler::{OptionsError, Scheduler, SchedulerOptions};
@@ -195,6 +195,7 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
 
     let start = Instant::now();
     let weights = load(&checkpoint, &compiler, &steps, &places.weights, on_progress)?;
+    let table = host_table(&checkpoint, &steps)?;
     let pool = pool(&compiler, &steps)?;
     durations.weights = start.elapsed();
 
@@ -210,7 +211,7 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
 
     on_progress(Stage::WarmUp);
     let start = Instant::now();
-    let mut runner = XlaRunner::new(compiler, steps, programs, weights, pool);
+    let mut runner = XlaRunner::new(compiler, steps, programs, (weights, table), pool);
     runner.warm_up().map_err(|error| BootError::WarmUp(error.to_string()))?;
     durations.warm_up = start.elapsed();
     let engine = Engine::start(scheduler, Box::new(runner))?;
@@ -282,6 +283,20 @@ fn compiler(client: Client, config: &Config, devices: Devices, store: Store) -> 
     Ok(Compiler { client, config: config.clone(), devices, identity, options, store, counters })
 }
 
+/// Whether the per-layer-embedding table stays in the host's memory. All steps of a plan agree on it.
+fn on_host(steps: &[NamedStep], config: &Config) -> bool {
+    let host = steps.first().is_some_and(|step| step.options.per_layer_table == PerLayerTable::Host);
+    host && config.text.ple_width > 0
+}
+
+/// The per-layer-embedding table, if it stays in the host's memory.
+fn host_table(checkpoint: &Checkpoint, steps: &[NamedStep]) -> Result<Option<HostTable>, BootError> {
+    let dtype = steps.first().map(|step| step.options.dtype).filter(|_| on_host(steps, checkpoint.config()));
+    let Some(dtype) = dtype else { return Ok(None) };
+    let rows = checkpoint.row_table(Role::PerLayerTable, dtype)?;
+    Ok(Some(HostTable { rows, element: element(dtype)?, gathered: Vec::new() }))
+}
+
 /// Brings the weights to the devices.
 fn load(
     checkpoint: &Checkpoint,
@@ -297,7 +312,8 @@ fn load(
     let layout = if options.layers == LayerForm::Looped { Layout::Stacked } else { Layout::PerLayer };
     let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let strategy = Strategy::Prefetch { ahead: READ_AHEAD };
-    let load = LoadOptions { layout, workers, strategy, ..LoadOptions::new(&ranks) };
+    let without: &[Role] = if on_host(steps, checkpoint.config()) { &[Role::PerLayerTable] } else { &[] };
+    let load = LoadOptions { layout, workers, strategy, without, ..LoadOptions::new(&ranks) };
     let loaded: Mutex<Loading> = Mutex::default();
     let take = |part: Part<'_>| match buffers(&compiler.client, &part) {
         Ok(buffers) => {

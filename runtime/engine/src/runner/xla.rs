@@ -9,7 +9,8 @@ use std::sync::Arc;
 use gemma4_hlo::{ElementType as HloElement, Module, Parallelism, Shape};
 use gemma4_model::graph::{ParameterRole, StepInput};
 use gemma4_model::tensors::Role;
-use gemma4_pjrt::{Argument, Buffer};
+use gemma4_model::weights::RowTable;
+use gemma4_pjrt::{Argument, Buffer, ElementType};
 
 use super::programs::{Compiler, Program, StepSize};
 use super::{Counters, Logits, RunError, Runner};
@@ -19,12 +20,22 @@ use crate::steps::NamedStep;
 /// What the devices hold of each tensor or stack, by its role and first layer.
 pub(crate) type Weights = HashMap<(Role, Option<usize>), Vec<Buffer>>;
 
+/// The per-layer-embedding table in the host's memory.
+pub(super) struct HostTable {
+    pub(super) rows: RowTable,
+    /// Element type of the rows that it gives.
+    pub(super) element: ElementType,
+    /// Rows of the last step, whose memory the next one takes.
+    pub(super) gathered: Vec<u8>,
+}
+
 /// Runs steps on the devices of a client.
 pub(crate) struct XlaRunner {
     compiler: Compiler,
     steps: Vec<NamedStep>,
     programs: HashMap<StepSize, Program>,
     weights: Weights,
+    table: Option<HostTable>,
     pool: Vec<Buffer>,
     vocab_size: usize,
 }
@@ -39,11 +50,11 @@ impl XlaRunner {
         compiler: Compiler,
         steps: Vec<NamedStep>,
         programs: HashMap<StepSize, Program>,
-        weights: Weights,
+        (weights, table): (Weights, Option<HostTable>),
         pool: Vec<Buffer>,
     ) -> Self {
         let vocab_size = usize::try_from(compiler.config.text.vocab_size).unwrap_or(usize::MAX);
-        Self { compiler, steps, programs, weights, pool, vocab_size }
+        Self { compiler, steps, programs, weights, table, pool, vocab_size }
     }
 
     /// Runs the program of this size with `input` as its inputs; gives the logits `[R, V]`.
@@ -52,14 +63,20 @@ impl XlaRunner {
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
     ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
-        let Self { compiler, programs, weights, pool, .. } = self;
+        let Self { compiler, programs, weights, table, pool, .. } = self;
         let program = programs.get(&size).ok_or_else(|| Missing(format!("the program of size {size:?}")))?;
         let client = &compiler.client;
         let devices = program.executable.devices();
+        if let Some(HostTable { rows, gathered, .. }) = table {
+            rows.gather(input(StepInput::TokenIds), gathered);
+        }
         let mut inputs: Vec<Vec<Buffer>> = Vec::with_capacity(devices.len());
         for &device in devices {
             let of_device = program.parameters.iter().filter_map(|parameter| match parameter.role {
                 ParameterRole::Input(which) => Some(client.buffer_of(input(which), &dims(&parameter.shape), device)),
+                ParameterRole::PerLayerRows => table.as_ref().map(|HostTable { element, gathered, .. }| {
+                    client.buffer(gathered, *element, &dims(&parameter.shape), device)
+                }),
                 _ => None,
             });
             inputs.push(of_device.collect::<Result<_, _>>()?);
@@ -70,7 +87,7 @@ impl XlaRunner {
             let (mut inputs, mut pool) = (inputs.iter(), Some(pool));
             let of_device = program.parameters.iter().map(|parameter| {
                 let argument = match &parameter.role {
-                    ParameterRole::Input(_) => inputs.next().map(Argument::Keep),
+                    ParameterRole::Input(_) | ParameterRole::PerLayerRows => inputs.next().map(Argument::Keep),
                     ParameterRole::KvPool => pool.take().map(Argument::Donate),
                     ParameterRole::Weight { role, layers } => {
                         weights.get(&(*role, layers.first().copied())).and_then(|of| of.get(place)).map(Argument::Keep)

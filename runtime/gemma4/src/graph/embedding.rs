@@ -44,8 +44,13 @@ pub(super) fn embed(b: &mut Builder, step: &Step<'_>) -> Result<Value, GraphErro
 pub(super) fn per_layer(b: &mut Builder, step: &Step<'_>, stream: Value) -> Result<Value, GraphError> {
     let text = &step.config.text;
     let dims = [step.options.tokens, text.layers.len() as u64, text.ple_width];
-    let table = step.weights.global(Role::PerLayerTable)?;
-    let by_token = lookup(b, step, table)?;
+    let by_token = match step.per_layer_rows {
+        Some(rows) => rows,
+        None => {
+            let table = step.weights.global(Role::PerLayerTable)?;
+            lookup(b, step, table)?
+        }
+    };
     let by_token = b.reshape(by_token, &dims)?;
     let by_token = scaled(b, by_token, to_f64(text.ple_width).sqrt())?;
     let projection = step.weights.global(Role::PerLayerModelProjection)?;

@@ -29,7 +29,7 @@ mod step;
 mod weights;
 
 pub use parameters::{ParameterRole, StepInput, StepParameter};
-pub use step::{LayerForm, StepGraph, StepOptions, TracePoint, step};
+pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
 
 use crate::DType;
 use crate::sharding::ShardingError;

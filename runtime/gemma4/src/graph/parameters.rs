@@ -37,6 +37,10 @@ impl StepParameter {
 pub enum ParameterRole {
     /// What the step is about. Every device gets the same.
     Input(StepInput),
+    /// Rows of the per-layer-embedding table by the token ids of the step `[T, L*P]`, in the element type of the model, where
+    /// the table is in the host's memory ([`crate::weights::RowTable`] gathers them). Every device gets the same; anything
+    /// finite in rows that are not real.
+    PerLayerRows,
     /// The pages of the KV cache, of the shape [`crate::kv::KvLayout::pool_shape`]. It is donated, and comes back as the second output.
     KvPool,
     /// A weight: the device's part of the tensor with this role.

@@ -26,6 +26,16 @@ pub enum LayerForm {
     Looped,
 }
 
+/// Where the per-layer-embedding table is, which is half of E2B and read in a few rows a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PerLayerTable {
+    /// Among the weights.
+    #[default]
+    Device,
+    /// In the host's memory: a step is given the rows of its tokens ([`ParameterRole::PerLayerRows`]).
+    Host,
+}
+
 /// What a step is built for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
@@ -51,6 +61,8 @@ pub struct StepOptions {
     pub query_tile: u64,
     /// How the layers are written.
     pub layers: LayerForm,
+    /// Where the per-layer-embedding table is; without effect on models that have none.
+    pub per_layer_table: PerLayerTable,
     /// Whether values on the way are outputs too, to compare them. Only with [`LayerForm::Unrolled`].
     pub trace: bool,
 }
@@ -149,6 +161,8 @@ pub(super) struct Step<'a> {
     pub(super) items: Value,
     pub(super) num_items: Value,
     pub(super) logit_rows: Value,
+    /// Rows of the per-layer-embedding table `[T, L*P]`; `None` if the table is a weight, or there is none.
+    pub(super) per_layer_rows: Option<Value>,
     kinds: Vec<KindInputs>,
     traces: Vec<(String, Value)>,
 }
@@ -175,6 +189,11 @@ pub fn step(config: &Config, options: &StepOptions) -> Result<StepGraph, GraphEr
         .filter(|kind| config.text.layers.iter().any(|layer| layer.kind == *kind))
         .collect();
     let mut parameters = inputs(config, options, &kinds);
+    if options.per_layer_table == PerLayerTable::Host && config.text.ple_width > 0 {
+        let width = config.text.ple_width.saturating_mul(config.text.layers.len() as u64);
+        let rows = Shape::new(element, [options.tokens, width]);
+        parameters.push(StepParameter::new("per_layer_rows".to_owned(), ParameterRole::PerLayerRows, rows));
+    }
     let pool = Shape::new(kv_element, options.kv.pool_shape(options.pages));
     parameters.push(StepParameter::new("kv_pool".to_owned(), ParameterRole::KvPool, pool));
     parameters.extend(list(config, options)?);
@@ -237,11 +256,10 @@ fn inputs(config: &Config, options: &StepOptions, kinds: &[AttentionKind]) -> Ve
     inputs
 }
 
-/// The argument with this role.
-fn argument(parameters: &[StepParameter], arguments: &[Value], input: StepInput) -> Result<Value, GraphError> {
-    let at = parameters.iter().position(|parameter| parameter.role == ParameterRole::Input(input));
-    let value = at.and_then(|at| arguments.get(at)).copied();
-    value.ok_or_else(|| GraphError::Weight { role: input.name(), layer: None })
+/// The argument with this role, if there is one.
+fn argument(parameters: &[StepParameter], arguments: &[Value], role: &ParameterRole) -> Option<Value> {
+    let at = parameters.iter().position(|parameter| parameter.role == *role)?;
+    arguments.get(at).copied()
 }
 
 impl<'a> Step<'a> {
@@ -253,7 +271,10 @@ impl<'a> Step<'a> {
         parameters: &[StepParameter],
         arguments: &[Value],
     ) -> Result<Self, GraphError> {
-        let input = |input| argument(parameters, arguments, input);
+        let input = |input: StepInput| {
+            let value = argument(parameters, arguments, &ParameterRole::Input(input));
+            value.ok_or_else(|| GraphError::Weight { role: input.name(), layer: None })
+        };
         let mut weights = Weights::default();
         let stacked = options.layers == LayerForm::Looped;
         for (parameter, value) in parameters.iter().zip(arguments) {
@@ -302,6 +323,7 @@ impl<'a> Step<'a> {
             items: input(StepInput::Items)?,
             num_items: input(StepInput::NumItems)?,
             logit_rows: input(StepInput::LogitRows)?,
+            per_layer_rows: argument(parameters, arguments, &ParameterRole::PerLayerRows),
             kinds,
             traces: Vec::new(),
         })
@@ -313,8 +335,7 @@ impl<'a> Step<'a> {
         parameters: &[StepParameter],
         arguments: &[Value],
     ) -> Result<Vec<Value>, GraphError> {
-        let pool = parameters.iter().position(|parameter| parameter.role == ParameterRole::KvPool);
-        let pool = pool.and_then(|at| arguments.get(at)).copied();
+        let pool = argument(parameters, arguments, &ParameterRole::KvPool);
         let pool = pool.ok_or_else(|| GraphError::Weight { role: "kv_pool".to_owned(), layer: None })?;
         let stream = b.scope("embed", |b| embedding::embed(b, self))?;
         self.trace_global("embed", stream);

@@ -6,7 +6,7 @@ use gemma4_hlo::{Builder, ElementType, HloError, Shape, Value};
 
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepParameter};
-use super::step::{LayerForm, StepOptions};
+use super::step::{LayerForm, PerLayerTable, StepOptions};
 use super::{GraphError, segments::Segment};
 use crate::Config;
 use crate::sharding::place;
@@ -63,8 +63,9 @@ impl At {
 
 /// The tensors of the language model that a step reads, in the order of their arguments.
 pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepParameter>, GraphError> {
-    let text: Vec<Tensor> =
-        tensors(config).into_iter().filter(|tensor| tensor.used && tensor.component.is_text()).collect();
+    let on_host = |role| role == Role::PerLayerTable && options.per_layer_table == PerLayerTable::Host;
+    let taken = |tensor: &Tensor| tensor.used && tensor.component.is_text() && !on_host(tensor.role);
+    let text: Vec<Tensor> = tensors(config).into_iter().filter(taken).collect();
     let element = options.element()?;
     let stacks = match options.layers {
         LayerForm::Unrolled => Vec::new(),

@@ -58,7 +58,7 @@ impl Checkpoint {
         store: &AlignedStore<'_>,
         on_part: impl Fn(Part<'_>) -> ControlFlow<B> + Sync,
     ) -> Result<ControlFlow<B, LoadReport>, WeightsError> {
-        let works = work::list(self, target, options.ranks, options.layout)?;
+        let works = work::list(self, target, options)?;
         let mut total = report(&works);
         let (direct, rest): (Vec<Work<'_>>, Vec<Work<'_>>) = works.into_iter().partition(|work| work.is_aligned(self));
         let (stored, length) = places(&rest);

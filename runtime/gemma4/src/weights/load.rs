@@ -14,7 +14,7 @@ use super::open::Checkpoint;
 use super::work::{self, Work};
 use crate::DType;
 use crate::sharding::{ExpertSharding, Mesh, Placement};
-use crate::tensors::Tensor;
+use crate::tensors::{Role, Tensor};
 
 /// Bytes between two touches: the smallest page of any supported system.
 const PAGE: usize = 4096;
@@ -79,6 +79,8 @@ pub struct LoadOptions<'a> {
     /// Bytes of buffers that may exist at a time, over all workers. A part that is larger waits until it is alone. A buffer
     /// counts until the callback returns; what the callback keeps beyond that is the caller's.
     pub buffer_bytes: u64,
+    /// Roles whose tensors stay in the files, because the host reads them there ([`Checkpoint::row_table`]).
+    pub without: &'a [Role],
 }
 
 impl<'a> LoadOptions<'a> {
@@ -86,7 +88,7 @@ impl<'a> LoadOptions<'a> {
     #[must_use]
     pub const fn new(ranks: &'a [u64]) -> Self {
         let workers = NonZeroUsize::MIN.saturating_add(1);
-        Self { ranks, layout: Layout::PerLayer, strategy: Strategy::Lazy, workers, buffer_bytes: 1 << 30 }
+        Self { ranks, layout: Layout::PerLayer, strategy: Strategy::Lazy, workers, buffer_bytes: 1 << 30, without: &[] }
     }
 }
 
@@ -158,7 +160,7 @@ impl Checkpoint {
         options: &LoadOptions<'_>,
         on_part: impl Fn(Part<'_>) -> ControlFlow<B> + Sync,
     ) -> Result<ControlFlow<B, LoadReport>, WeightsError> {
-        let works = work::list(self, target, options.ranks, options.layout)?;
+        let works = work::list(self, target, options)?;
         let report = report(&works);
         Ok(match self.run(&works, options, (0, report.bytes), on_part)? {
             ControlFlow::Break(value) => ControlFlow::Break(value),

@@ -8,6 +8,7 @@
 //! * [`Checkpoint::load`] produces the parts on a few threads, for devices to take over
 //! * [`Checkpoint::load_aligned`] does so from memory that devices take over without a copy, at any start but the first
 //! * [`Checkpoint::part`] cuts a single tensor for a single rank
+//! * [`Checkpoint::row_table`] leaves a table where it is and gives single rows of it
 //!
 //! How a file becomes bytes is the caller's choice ([`FileBytes`]): mapping needs unsafe code, which this crate has none of.
 //! A mapped file must not shrink while it is in use; the system ends a process that touches what is gone.
@@ -19,6 +20,7 @@ mod error;
 mod gate;
 mod load;
 mod open;
+mod rows;
 mod slice;
 mod work;
 
@@ -27,5 +29,6 @@ pub use bytes::{FileBytes, LocalBytes, OWNED_ALIGNMENT};
 pub use error::WeightsError;
 pub use load::{Layout, LoadOptions, LoadReport, Part, Progress, Strategy, Target};
 pub use open::Checkpoint;
+pub use rows::RowTable;
 
 pub use crate::checkpoint::{Ignored, IgnoredBecause, Problems, Selection};

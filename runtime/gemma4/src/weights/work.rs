@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::bytes::{Buffer, FileBytes, LocalBytes};
 use super::convert::Conversion;
 use super::error::WeightsError;
-use super::load::{Layout, Target};
+use super::load::{Layout, LoadOptions, Target};
 use super::open::Checkpoint;
 use super::slice::Slice;
 use crate::DType;
@@ -168,9 +168,9 @@ impl<'a> Member<'a> {
 pub(super) fn list<'a>(
     checkpoint: &'a Checkpoint,
     target: &Target,
-    ranks: &[u64],
-    layout: Layout,
+    options: &LoadOptions<'_>,
 ) -> Result<Vec<Work<'a>>, WeightsError> {
+    let ranks = options.ranks;
     for (index, &rank) in ranks.iter().enumerate() {
         let repeated = ranks.iter().take(index).any(|&earlier| earlier == rank);
         if repeated || rank >= target.mesh.model {
@@ -178,7 +178,7 @@ pub(super) fn list<'a>(
         }
     }
     let mut list = Vec::new();
-    for (members, stacked) in groups(checkpoint, layout) {
+    for (members, stacked) in groups(checkpoint, options) {
         Work::push(&mut list, checkpoint, target, ranks, (&members, stacked))?;
     }
     list.sort_by_cached_key(|work| {
@@ -204,12 +204,14 @@ pub(super) fn single<'a>(
 }
 
 /// Tensors that become one array, and whether that array has the layers as first dimension.
-fn groups(checkpoint: &Checkpoint, layout: Layout) -> Vec<(Vec<&Matched>, bool)> {
+fn groups<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions<'_>) -> Vec<(Vec<&'a Matched>, bool)> {
     let alike = checkpoint.config().text.alike_layers();
     let mut stacks: Vec<((Role, usize), usize)> = Vec::new();
-    let mut groups: Vec<(Vec<&Matched>, bool)> = Vec::new();
-    for matched in checkpoint.matched() {
-        let layer = matched.tensor.layer.filter(|_| layout == Layout::Stacked && matched.tensor.component.is_text());
+    let mut groups: Vec<(Vec<&'a Matched>, bool)> = Vec::new();
+    let wanted = |matched: &&Matched| !options.without.contains(&matched.tensor.role);
+    for matched in checkpoint.matched().iter().filter(wanted) {
+        let layer =
+            matched.tensor.layer.filter(|_| options.layout == Layout::Stacked && matched.tensor.component.is_text());
         let Some(kind) = layer.and_then(|layer| alike.iter().position(|stack| stack.contains(&layer))) else {
             groups.push((vec![matched], false));
             continue;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use gemma4_model::graph::{GraphError, LayerForm, StepGraph, StepOptions, step};
+use gemma4_hlo::{ElementType, Shape};
+use gemma4_model::graph::{GraphError, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -40,6 +41,7 @@ fn options(config: &Config, devices: u64, dtype: DType, kv: DType, layers: Layer
         max_model_len: 16_384,
         query_tile: 16,
         layers,
+        per_layer_table: PerLayerTable::Device,
         trace: false,
     }
 }
@@ -96,6 +98,26 @@ fn a_decode_step_on_one_device() {
     let mut options = options(&config, 1, DType::Bf16, DType::Bf16, LayerForm::Unrolled);
     (options.tokens, options.query_tile) = (16, 16);
     check("e2b-decode-unrolled-1", &config, &options);
+}
+
+#[test]
+fn a_table_on_the_host_is_an_argument_less_and_an_input_more() {
+    let size = |config: &Config, per_layer_table| {
+        let options = options(config, 4, DType::Bf16, DType::F8E4M3, LayerForm::Looped);
+        let graph = step(config, &StepOptions { per_layer_table, ..options }).expect("a step");
+        let weights = graph.parameters.iter().filter(|one| matches!(one.role, ParameterRole::Weight { .. })).count();
+        let rows = graph.parameters.into_iter().find(|one| one.role == ParameterRole::PerLayerRows);
+        (weights, rows.map(|rows| rows.shape.to_string()))
+    };
+    let e2b = published("e2b");
+    let (weights, none) = size(&e2b, PerLayerTable::Device);
+    assert_eq!(none, None);
+    // 512 tokens, 35 layers of 256.
+    let rows = Shape::new(ElementType::Bf16, [512, 8960]).to_string();
+    assert_eq!(size(&e2b, PerLayerTable::Host), (weights - 1, Some(rows)));
+    // A model without a table has nothing to leave on the host.
+    let dense = published("12b");
+    assert_eq!(size(&dense, PerLayerTable::Host), size(&dense, PerLayerTable::Device));
 }
 
 /// No published model has layers that borrow values stored alone, but a configuration may say so.

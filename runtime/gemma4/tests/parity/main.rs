@@ -11,7 +11,7 @@ mod runner;
 use std::path::{Path, PathBuf};
 
 use gemma4_model::DType;
-use gemma4_model::graph::LayerForm;
+use gemma4_model::graph::{LayerForm, PerLayerTable};
 use gemma4_model::sharding::ExpertSharding;
 
 use golden::{FIXTURES, folder, prompts};
@@ -108,6 +108,17 @@ fn whole_experts_on_each_device() {
 fn layers_in_loops() {
     for (name, tensor_parallel) in FIXTURES.into_iter().zip([1, 1, 2, 1, 4]) {
         let how = How { layers: LayerForm::Looped, tensor_parallel, ..How::default() };
+        logits_and_tokens(name, &published(name), how);
+    }
+}
+
+#[test]
+fn the_per_layer_table_in_host_memory() {
+    let per_layer_table = PerLayerTable::Host;
+    for (name, tensor_parallel, layers) in
+        [("tiny-e2b", 1, LayerForm::Unrolled), ("tiny-mm", 2, LayerForm::Unrolled), ("tiny-e2b", 2, LayerForm::Looped)]
+    {
+        let how = How { tensor_parallel, layers, per_layer_table, ..How::default() };
         logits_and_tokens(name, &published(name), how);
     }
 }

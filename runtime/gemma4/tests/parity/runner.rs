@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use gemma4_model::config::AttentionKind;
-use gemma4_model::graph::{LayerForm, ParameterRole, StepGraph, StepInput, StepOptions, step};
+use gemma4_model::graph::{LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::Role;
-use gemma4_model::weights::{Checkpoint, FileBytes, Layout, LoadOptions, Selection, Target};
+use gemma4_model::weights::{Checkpoint, FileBytes, Layout, LoadOptions, RowTable, Selection, Target};
 use gemma4_model::{Config, DType};
 use gemma4_pjrt::install::{self, Target as Platform};
 use gemma4_pjrt::mapped::MappedFile;
@@ -47,6 +47,7 @@ pub(crate) struct How {
     pub(crate) dtype: DType,
     pub(crate) kv_dtype: DType,
     pub(crate) layers: LayerForm,
+    pub(crate) per_layer_table: PerLayerTable,
     pub(crate) trace: bool,
 }
 
@@ -58,6 +59,7 @@ impl Default for How {
             dtype: DType::F32,
             kv_dtype: DType::F32,
             layers: LayerForm::Unrolled,
+            per_layer_table: PerLayerTable::Device,
             trace: false,
         }
     }
@@ -72,6 +74,8 @@ pub(crate) struct Runner {
     how: How,
     kv: KvLayout,
     weights: Parts<Vec<Buffer>>,
+    /// The per-layer-embedding table, if it is not among the weights.
+    table: Option<RowTable>,
     programs: HashMap<(u64, u64, u64), (StepGraph, LoadedExecutable)>,
     pool: Vec<Buffer>,
     free: Vec<i32>,
@@ -126,6 +130,11 @@ impl Runner {
         if how.layers == LayerForm::Looped {
             options.layout = Layout::Stacked;
         }
+        let on_host = how.per_layer_table == PerLayerTable::Host;
+        if on_host {
+            options.without = &[Role::PerLayerTable];
+        }
+        let table = on_host.then(|| checkpoint.row_table(Role::PerLayerTable, how.dtype).expect("a table"));
         let target = Target { mesh, experts: how.experts, dtype: how.dtype };
         let loaded: Mutex<Parts<HashMap<u64, Buffer>>> = Mutex::default();
         let outcome = checkpoint.load::<()>(&target, &options, |part| {
@@ -158,7 +167,7 @@ impl Runner {
             .map(|device| client.buffer(&garbage, element(how.kv_dtype), &shape, device).expect("a pool"))
             .collect();
         let free = (0..number(usize::try_from(PAGES).expect("pages"))).collect();
-        Runner { client, config, how, kv, weights, programs: HashMap::new(), pool, free, sequences: Vec::new() }
+        Runner { client, config, how, kv, weights, table, programs: HashMap::new(), pool, free, sequences: Vec::new() }
     }
 
     pub(crate) fn add_sequence(&mut self) -> usize {
@@ -185,6 +194,7 @@ impl Runner {
             max_model_len: MAX_MODEL_LEN,
             query_tile: QUERY_TILE.min(tokens),
             layers: self.how.layers,
+            per_layer_table: self.how.per_layer_table,
             trace: self.how.trace,
         }
     }
@@ -313,6 +323,12 @@ impl Runner {
                     let values = input(which);
                     Some(self.client.buffer_of(&values, &dims(parameter.shape.dims()), device).expect("an input"))
                 }
+                ParameterRole::PerLayerRows => {
+                    let mut rows = Vec::new();
+                    self.table.as_ref().expect("a table").gather(&ids, &mut rows);
+                    let (element, shape) = (element(self.how.dtype), dims(parameter.shape.dims()));
+                    Some(self.client.buffer(&rows, element, &shape, device).expect("rows"))
+                }
                 _ => None,
             });
             inputs.push(made.collect());
@@ -323,7 +339,9 @@ impl Runner {
             let mut of_device = Vec::new();
             for (at, parameter) in graph.parameters.iter().enumerate() {
                 of_device.push(match &parameter.role {
-                    ParameterRole::Input(_) => Argument::Keep(inputs[device][at].as_ref().expect("an input")),
+                    ParameterRole::Input(_) | ParameterRole::PerLayerRows => {
+                        Argument::Keep(inputs[device][at].as_ref().expect("an input"))
+                    }
                     ParameterRole::KvPool => Argument::Donate(pools[device].take().expect("a pool")),
                     ParameterRole::Weight { role, layers } => {
                         let buffers = &self.weights[&(*role, layers.first().copied())];

@@ -6,5 +6,6 @@ mod errors;
 mod fixtures;
 mod hostile;
 mod loading;
+mod rows;
 mod seeded;
 mod slices;
