@@ -3,7 +3,7 @@
 //! Invariant: the list is a pure function of plan and configuration, in ascending order of sizes; all of it is compiled
 //! before a service is ready, and nothing else is run.
 
-use gemma4_model::graph::{GraphError, LayerForm, StepGraph, StepOptions, step};
+use gemma4_model::graph::{GraphError, Kernels, LayerForm, StepGraph, StepOptions, step};
 use gemma4_model::kv::{KvError, KvLayout};
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType, UnknownDType};
@@ -88,8 +88,12 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
         other => return Err(value("sharding.experts", other, "tensor or expert")),
     };
     let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
-    // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere.
-    let layers = if plan.hardware.family == "cpu" { LayerForm::Unrolled } else { LayerForm::Looped };
+    // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere. XLA's own code for products of
+    // bfloat16 is slow on CPUs.
+    let (layers, kernels) = match plan.hardware.family.as_str() {
+        "cpu" => (LayerForm::Unrolled, Kernels::Cpu),
+        _ => (LayerForm::Looped, Kernels::Hlo),
+    };
     let kv = kv_layout(plan, config, mesh.model)?;
     let mut steps = Vec::with_capacity(plan.buckets.tokens.len().saturating_mul(plan.buckets.requests.len()));
     for &tokens in &plan.buckets.tokens {
@@ -106,6 +110,7 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
                 max_model_len: plan.scheduler.max_model_len,
                 query_tile: QUERY_TILE.min(tokens),
                 layers,
+                kernels,
                 trace: false,
             };
             steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}"), options });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gemma4_engine::compile::{Compiler, Devices, Request, Target, Verdict, read_answer, serve};
 use gemma4_engine::store::{Key, Store, StoreError};
-use gemma4_model::graph::{LayerForm, StepGraph, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, StepGraph, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -38,6 +38,7 @@ fn small() -> StepGraph {
         max_model_len: 64,
         query_tile: 16,
         layers: LayerForm::Unrolled,
+        kernels: Kernels::Hlo,
         trace: false,
     };
     step(&config, &options).unwrap()

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gemma4_model::graph::{LayerForm, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -40,6 +40,7 @@ fn options(config: &Config, layers: LayerForm, tokens: u64) -> StepOptions {
         max_model_len: 8192,
         query_tile: 16.min(tokens),
         layers,
+        kernels: Kernels::Hlo,
         trace: false,
     }
 }

@@ -3,6 +3,7 @@
 use gemma4_hlo::{Builder, Combine, ElementType, Groups, HloError, Module, Parallelism, Shape, Value};
 
 use super::attention::{Rotary, rotary};
+use super::kernels::Kernels;
 use super::layers::layers;
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepInput, StepParameter};
@@ -51,6 +52,8 @@ pub struct StepOptions {
     pub query_tile: u64,
     /// How the layers are written.
     pub layers: LayerForm,
+    /// Who computes the hot operators.
+    pub kernels: Kernels,
     /// Whether values on the way are outputs too, to compare them. Only with [`LayerForm::Unrolled`].
     pub trace: bool,
 }
@@ -138,6 +141,7 @@ pub(super) struct Step<'a> {
     pub(super) config: &'a Config,
     pub(super) options: &'a StepOptions,
     pub(super) element: ElementType,
+    pub(super) kernels: Kernels,
     pub(super) kv_element: ElementType,
     pub(super) weights: Weights,
     pub(super) groups: Groups,
@@ -292,6 +296,7 @@ impl<'a> Step<'a> {
             config,
             options,
             element,
+            kernels: options.kernels.for_element(element),
             kv_element,
             weights,
             groups: Groups::new(groups),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use gemma4_model::graph::{GraphError, LayerForm, StepGraph, StepOptions, step};
+use gemma4_model::graph::{GraphError, Kernels, LayerForm, StepGraph, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -40,6 +40,7 @@ fn options(config: &Config, devices: u64, dtype: DType, kv: DType, layers: Layer
         max_model_len: 16_384,
         query_tile: 16,
         layers,
+        kernels: Kernels::Hlo,
         trace: false,
     }
 }

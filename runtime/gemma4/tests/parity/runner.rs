@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use gemma4_model::config::AttentionKind;
-use gemma4_model::graph::{LayerForm, ParameterRole, StepGraph, StepInput, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, StepGraph, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::Role;
@@ -27,6 +27,7 @@ pub(crate) fn client() -> Option<&'static Client> {
     let client = CLIENT.get_or_init(|| {
         let found = install::find(Platform::Cpu).expect("the place of plugins")?;
         let plugin = Plugin::load(&found.path).expect("the CPU plugin");
+        gemma4_kernels::register(plugin).expect("handlers");
         Some(plugin.client(&[("cpu_device_count", Value::Int(4))]).expect("four devices"))
     });
     static TOLD: Once = Once::new();
@@ -47,6 +48,7 @@ pub(crate) struct How {
     pub(crate) dtype: DType,
     pub(crate) kv_dtype: DType,
     pub(crate) layers: LayerForm,
+    pub(crate) kernels: Kernels,
     pub(crate) trace: bool,
 }
 
@@ -58,6 +60,7 @@ impl Default for How {
             dtype: DType::F32,
             kv_dtype: DType::F32,
             layers: LayerForm::Unrolled,
+            kernels: Kernels::Hlo,
             trace: false,
         }
     }
@@ -185,6 +188,7 @@ impl Runner {
             max_model_len: MAX_MODEL_LEN,
             query_tile: QUERY_TILE.min(tokens),
             layers: self.how.layers,
+            kernels: self.how.kernels,
             trace: self.how.trace,
         }
     }
