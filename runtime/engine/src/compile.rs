@@ -190,6 +190,7 @@ impl Compiler {
         let compiler = match devices {
             Devices::Topology { name, .. } => Compiler::Topology(plugin.topology(name, &[])?),
             Devices::Cpu { count } => {
+                gemma4_kernels::register(plugin)?;
                 Compiler::Client(plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])?)
             }
         };

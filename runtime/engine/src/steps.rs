@@ -3,7 +3,7 @@
 //! Invariant: the list is a pure function of plan and configuration, in ascending order of sizes; all of it is compiled
 //! before a service is ready, and nothing else is run.
 
-use gemma4_model::graph::{GraphError, LayerForm, PerLayerTable, StepGraph, StepOptions, step};
+use gemma4_model::graph::{GraphError, Kernels, LayerForm, PerLayerTable, StepGraph, StepOptions, step};
 use gemma4_model::kv::{KvError, KvLayout};
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType, UnknownDType};
@@ -88,8 +88,12 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
         other => return Err(value("sharding.experts", other, "tensor or expert")),
     };
     let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
-    // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere.
-    let layers = if plan.hardware.family == "cpu" { LayerForm::Unrolled } else { LayerForm::Looped };
+    // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere. XLA's own code for products of
+    // bfloat16 is slow on CPUs.
+    let (layers, kernels) = match plan.hardware.family.as_str() {
+        "cpu" => (LayerForm::Unrolled, Kernels::Cpu),
+        _ => (LayerForm::Looped, Kernels::Hlo),
+    };
     let per_layer_table = match plan.model.per_layer_embeddings.as_str() {
         "device" => PerLayerTable::Device,
         "host" => PerLayerTable::Host,
@@ -112,6 +116,7 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
                 query_tile: QUERY_TILE.min(tokens),
                 layers,
                 per_layer_table,
+                kernels,
                 trace: false,
             };
             steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}"), options });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gemma4_engine::compile::{Compiler, Devices, Request, Target, Verdict, read_answer, serve};
 use gemma4_engine::store::{Key, Store, StoreError};
-use gemma4_model::graph::{LayerForm, PerLayerTable, StepGraph, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, PerLayerTable, StepGraph, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -39,6 +39,7 @@ fn small() -> StepGraph {
         query_tile: 16,
         layers: LayerForm::Unrolled,
         per_layer_table: PerLayerTable::Device,
+        kernels: Kernels::Hlo,
         trace: false,
     };
     step(&config, &options).unwrap()

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gemma4_model::graph::{LayerForm, PerLayerTable, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, PerLayerTable, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -41,6 +41,7 @@ fn options(config: &Config, layers: LayerForm, tokens: u64) -> StepOptions {
         query_tile: 16.min(tokens),
         layers,
         per_layer_table: PerLayerTable::Device,
+        kernels: Kernels::Hlo,
         trace: false,
     }
 }

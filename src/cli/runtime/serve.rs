@@ -143,7 +143,7 @@ fn start(plan: &Plan, places: &Places) -> anyhow::Result<Booted> {
         "booted"
     );
     // The service says what really runs; whoever asks compares it with the plan.
-    for (name, wanted, found) in Settings::of_plan(plan).differences(&booted.settings) {
+    if let Some((name, wanted, found)) = Settings::of_plan(plan).differences(&booted.settings).into_iter().next() {
         bail!("the engine runs with {name} = {found}, and the plan says {wanted}; this is a bug");
     }
     Ok(booted)

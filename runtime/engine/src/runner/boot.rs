@@ -267,7 +267,10 @@ fn map(path: &Path) -> io::Result<FileBytes> {
 fn client(plugin: &Path, devices: &Devices) -> Result<Client, BootError> {
     let plugin = Plugin::load(plugin)?;
     let client = match devices {
-        Devices::Cpu { count } => plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])?,
+        Devices::Cpu { count } => {
+            gemma4_kernels::register(plugin)?;
+            plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])?
+        }
         Devices::Topology { .. } => plugin.client(&[])?,
     };
     let (wanted, found) = (devices.count(), client.device_count());

@@ -1,7 +1,7 @@
 //! Limits: a full pool, a full queue, and requests that can never run.
 
 use gemma4_engine::scheduler::{CommitError, OptionsError, StepError};
-use gemma4_model::graph::{LayerForm, ParameterRole, PerLayerTable, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, PerLayerTable, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -121,6 +121,7 @@ fn batches_have_the_shapes_of_the_programs() {
         query_tile: 16.min(tokens),
         layers: LayerForm::Unrolled,
         per_layer_table: PerLayerTable::Device,
+        kernels: Kernels::Hlo,
         trace: false,
     };
     let programs = [program(8, 8), program(32, 4), program(32, 8)];

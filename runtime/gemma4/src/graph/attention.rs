@@ -9,7 +9,8 @@ use gemma4_hlo::{
 };
 
 use super::GraphError;
-use super::numerics::{element, for_loop, index, linear, rms_norm, to_f64};
+use super::kernels::{Kernels, Pages};
+use super::numerics::{element, for_loop, index, rms_norm, to_f64};
 use super::step::Step;
 use super::weights::At;
 use crate::DType;
@@ -105,7 +106,7 @@ pub(super) fn attention(
     let (element, eps) = (step.element, step.config.text.rms_norm_eps);
 
     let projection = weight(b, step, Role::QProj)?;
-    let queries = linear(b, x, projection, element)?;
+    let queries = step.kernels.linear(b, x, projection, element)?;
     let queries = heads(b, queries, layer.head_dim)?;
     let norm = weight(b, step, Role::QNorm)?;
     let queries = rms_norm(b, queries, Some(norm), eps)?;
@@ -115,7 +116,7 @@ pub(super) fn attention(
     let mut pool = pool;
     if layer.owns_kv() {
         let projection = weight(b, step, Role::KProj)?;
-        let raw = linear(b, x, projection, element)?;
+        let raw = step.kernels.linear(b, x, projection, element)?;
         let raw = heads(b, raw, layer.head_dim)?;
         let norm = weight(b, step, Role::KNorm)?;
         let (keys, values) = if layer.k_eq_v {
@@ -131,7 +132,7 @@ pub(super) fn attention(
             let keys = rotate(b, keys, rotary, element)?;
             step.trace(at, "k", keys);
             let projection = weight(b, step, Role::VProj)?;
-            let values = linear(b, x, projection, element)?;
+            let values = step.kernels.linear(b, x, projection, element)?;
             let values = heads(b, values, layer.head_dim)?;
             (Some(keys), rms_norm(b, values, None, eps)?)
         };
@@ -144,7 +145,7 @@ pub(super) fn attention(
     let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
     let attended = b.reshape(attended, &[rows, width])?;
     let projection = weight(b, step, Role::OProj)?;
-    Ok((linear(b, attended, projection, element)?, pool))
+    Ok((step.kernels.linear(b, attended, projection, element)?, pool))
 }
 
 /// `[T, heads * d]` as `[T, heads, d]`.
@@ -189,6 +190,11 @@ fn write(
         [rows, width] => (rows, width),
         _ => (0, 0),
     };
+    if step.kernels == Kernels::Cpu {
+        let pages = pages(b, step, at, layer, pool)?;
+        let slots = step.slots(layer.kind)?;
+        return Ok(step.kernels.write(b, &pages, token, slots)?);
+    }
     let [_, _, lanes] = step.options.kv.pool_shape(1);
     let each = width / lanes;
     let token = b.reshape(token, &[rows, each, lanes])?;
@@ -228,6 +234,15 @@ fn blocks(
         _ => (0, 0, 0),
     };
     let kv_heads = step.kv_heads(at)?;
+    let (_, owner) = step.owner_layer(at)?;
+    // Keys that are made from stored values have no kernel yet.
+    if step.kernels == Kernels::Cpu && !owner.k_eq_v {
+        let pages = pages(b, step, at, layer, pool)?;
+        let (table, first) = (step.block_table(layer.kind)?, step.first_block(layer.kind)?);
+        let others = [step.positions, step.items, step.num_items, table, first];
+        let window = if layer.kind == AttentionKind::Full { 0 } else { step.config.text.sliding_window };
+        return Ok(step.kernels.attention(b, &pages, queries, others, (kv_heads, window))?);
+    }
     let group = heads.checked_div(kv_heads).unwrap_or(0);
     let tile = step.options.query_tile;
     // A tile may reach over the last row; what it writes there is cut off again.
@@ -258,6 +273,11 @@ fn blocks(
     })?;
     let out = outs.first().copied().unwrap_or(out);
     Ok(b.slice_dim(out, 0, 0, rows)?)
+}
+
+/// The layer's part of the pages.
+fn pages(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, pool: Value) -> Result<Pages, GraphError> {
+    Ok(Pages { pool, row: step.page_row(b, at)?, tokens: step.options.kv.tokens_per_block(layer.kind) })
 }
 
 /// How keys are made from values that are stored alone.

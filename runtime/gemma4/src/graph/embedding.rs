@@ -2,10 +2,10 @@
 //!
 //! Tables are split by rows over the devices: each looks up the ids that it has and adds zeros for the others.
 
-use gemma4_hlo::{Builder, Combine, Comparison, DotDimensions, ElementType, HloError, Precision, Value};
+use gemma4_hlo::{Builder, Combine, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
-use super::numerics::{index, linear, rms_norm, scaled, to_f64};
+use super::numerics::{index, rms_norm, scaled, to_f64};
 use super::step::Step;
 use crate::tensors::Role;
 
@@ -54,7 +54,7 @@ pub(super) fn per_layer(b: &mut Builder, step: &Step<'_>, stream: Value) -> Resu
     let by_token = b.reshape(by_token, &dims)?;
     let by_token = scaled(b, by_token, to_f64(text.ple_width).sqrt())?;
     let projection = step.weights.global(Role::PerLayerModelProjection)?;
-    let by_input = linear(b, stream, projection, step.element)?;
+    let by_input = step.kernels.linear(b, stream, projection, step.element)?;
     let by_input = scaled(b, by_input, 1.0 / to_f64(text.hidden_size).sqrt())?;
     let by_input = b.reshape(by_input, &dims)?;
     let norm = step.weights.global(Role::PerLayerProjectionNorm)?;
@@ -70,8 +70,7 @@ pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, stream: Value) -> Res
     let norm = step.weights.global(Role::FinalNorm)?;
     let rows = rms_norm(b, rows, Some(norm), text.rms_norm_eps)?;
     let head = step.weights.global(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
-    let dims = DotDimensions::contract(1, 1);
-    let mut logits = b.dot_general(rows, head, &dims, ElementType::F32, Precision::Default)?;
+    let mut logits = step.kernels.linear(b, rows, head, ElementType::F32)?;
     if let Some(cap) = text.final_logit_softcap {
         let capped = scaled(b, logits, 1.0 / cap)?;
         let capped = b.tanh(capped)?;

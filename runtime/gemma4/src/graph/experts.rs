@@ -113,7 +113,7 @@ fn route(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> R
     let input = b.multiply(normed, scale)?;
     let input = scaled(b, input, 1.0 / to_f64(hidden).sqrt())?;
     let projection = step.weights.of(b, at, Role::RouterProj)?;
-    let scores = linear(b, input, projection, ElementType::F32)?;
+    let scores = step.kernels.linear(b, input, projection, ElementType::F32)?;
     let dims = [tokens, moe.experts];
     let most = b.reduce_max(scores, &[1])?;
     let most = b.broadcast(most, &dims, &[0])?;

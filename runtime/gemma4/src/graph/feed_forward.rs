@@ -4,7 +4,7 @@ use gemma4_hlo::{Builder, Value};
 
 use super::GraphError;
 use super::experts::experts;
-use super::numerics::{gelu_tanh, linear, rms_norm};
+use super::numerics::{gelu_tanh, rms_norm};
 use super::step::Step;
 use super::weights::At;
 use crate::tensors::Role;
@@ -32,11 +32,11 @@ pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Valu
 /// `down(gelu(gate(x)) * up(x))`, this device's part of the sum.
 fn mlp(b: &mut Builder, step: &Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
     let gate = step.weights.of(b, at, Role::GateProj)?;
-    let gate = linear(b, x, gate, step.element)?;
+    let gate = step.kernels.linear(b, x, gate, step.element)?;
     let gate = gelu_tanh(b, gate)?;
     let up = step.weights.of(b, at, Role::UpProj)?;
-    let up = linear(b, x, up, step.element)?;
+    let up = step.kernels.linear(b, x, up, step.element)?;
     let hidden = b.multiply(gate, up)?;
     let down = step.weights.of(b, at, Role::DownProj)?;
-    Ok(linear(b, hidden, down, step.element)?)
+    Ok(step.kernels.linear(b, hidden, down, step.element)?)
 }

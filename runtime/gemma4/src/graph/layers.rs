@@ -5,7 +5,7 @@ use gemma4_hlo::{Builder, Value};
 use super::GraphError;
 use super::attention::attention;
 use super::feed_forward::feed_forward;
-use super::numerics::{for_loop, gelu_tanh, index, linear, rms_norm};
+use super::numerics::{for_loop, gelu_tanh, index, rms_norm};
 use super::segments::{Segment, segments};
 use super::step::{LayerForm, Step};
 use super::weights::At;
@@ -121,11 +121,11 @@ fn per_layer_input(
     let own = b.reshape(own, &[rows, width])?;
     step.trace(at, "ple", own);
     let gate = step.weights.of(b, at, Role::PerLayerInputGate)?;
-    let gate = linear(b, stream, gate, step.element)?;
+    let gate = step.kernels.linear(b, stream, gate, step.element)?;
     let gate = gelu_tanh(b, gate)?;
     let gated = b.multiply(gate, own)?;
     let projection = step.weights.of(b, at, Role::PerLayerProjection)?;
-    let added = linear(b, gated, projection, step.element)?;
+    let added = step.kernels.linear(b, gated, projection, step.element)?;
     let norm = step.weights.of(b, at, Role::PostPerLayerInputNorm)?;
     let added = rms_norm(b, added, Some(norm), step.config.text.rms_norm_eps)?;
     Ok(b.add(stream, added)?)

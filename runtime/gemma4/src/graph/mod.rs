@@ -12,6 +12,7 @@
 //! tokens that are there and nothing is gathered to the longest sequence.
 //!
 //! * [`StepOptions`], [`step`]: what is built, and building it
+//! * [`Kernels`]: who computes the hot operators
 //! * [`StepParameter`]: every argument in order, with what belongs into it
 //!
 //! Letters beside those of the crate: `T` token rows of the bucket, `S` sequences, `R` rows that need logits, `I` items,
@@ -21,6 +22,7 @@ mod attention;
 mod embedding;
 mod experts;
 mod feed_forward;
+mod kernels;
 mod layers;
 mod numerics;
 mod parameters;
@@ -28,6 +30,7 @@ mod segments;
 mod step;
 mod weights;
 
+pub use kernels::{ATTENTION, KV_WRITE, Kernels, LINEAR};
 pub use parameters::{ParameterRole, StepInput, StepParameter};
 pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
 

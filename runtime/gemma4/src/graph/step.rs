@@ -3,6 +3,7 @@
 use gemma4_hlo::{Builder, Combine, ElementType, Groups, HloError, Module, Parallelism, Shape, Value};
 
 use super::attention::{Rotary, rotary};
+use super::kernels::Kernels;
 use super::layers::layers;
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepInput, StepParameter};
@@ -63,6 +64,8 @@ pub struct StepOptions {
     pub layers: LayerForm,
     /// Where the per-layer-embedding table is; without effect on models that have none.
     pub per_layer_table: PerLayerTable,
+    /// Who computes the hot operators.
+    pub kernels: Kernels,
     /// Whether values on the way are outputs too, to compare them. Only with [`LayerForm::Unrolled`].
     pub trace: bool,
 }
@@ -150,6 +153,7 @@ pub(super) struct Step<'a> {
     pub(super) config: &'a Config,
     pub(super) options: &'a StepOptions,
     pub(super) element: ElementType,
+    pub(super) kernels: Kernels,
     pub(super) kv_element: ElementType,
     pub(super) weights: Weights,
     pub(super) groups: Groups,
@@ -313,6 +317,7 @@ impl<'a> Step<'a> {
             config,
             options,
             element,
+            kernels: options.kernels.for_element(element),
             kv_element,
             weights,
             groups: Groups::new(groups),

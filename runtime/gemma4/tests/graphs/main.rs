@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use gemma4_hlo::{ElementType, Shape};
-use gemma4_model::graph::{GraphError, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepOptions, step};
+use gemma4_model::graph::{GraphError, Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -42,6 +42,7 @@ fn options(config: &Config, devices: u64, dtype: DType, kv: DType, layers: Layer
         query_tile: 16,
         layers,
         per_layer_table: PerLayerTable::Device,
+        kernels: Kernels::Hlo,
         trace: false,
     }
 }

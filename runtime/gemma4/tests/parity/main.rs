@@ -11,7 +11,7 @@ mod runner;
 use std::path::{Path, PathBuf};
 
 use gemma4_model::DType;
-use gemma4_model::graph::{LayerForm, PerLayerTable};
+use gemma4_model::graph::{Kernels, LayerForm, PerLayerTable};
 use gemma4_model::sharding::ExpertSharding;
 
 use golden::{FIXTURES, folder, prompts};
@@ -123,12 +123,26 @@ fn the_per_layer_table_in_host_memory() {
     }
 }
 
+/// The same with kernels of our own in place of XLA's operators.
+#[test]
+fn kernels_of_our_own() {
+    let forms = [LayerForm::Unrolled, LayerForm::Looped].into_iter().cycle();
+    for ((name, tensor_parallel), layers) in FIXTURES.into_iter().zip([1, 1, 2, 4, 1]).zip(forms) {
+        let how = How { kernels: Kernels::Cpu, tensor_parallel, layers, ..How::default() };
+        logits_and_tokens(name, &published(name), how);
+    }
+    let how = How { kernels: Kernels::Cpu, tensor_parallel: 2, experts: ExpertSharding::Expert, ..How::default() };
+    logits_and_tokens("tiny-moe", &published("tiny-moe"), how);
+}
+
 /// Prompts cut into chunks of any size, several at once in flat batches, beside sequences that decode already.
 #[test]
 fn chunks_of_any_size_in_ragged_batches() {
     let Some(client) = client() else { return };
-    for (name, tensor_parallel) in FIXTURES.into_iter().zip([1, 2, 1, 4, 1]) {
-        let mut runner = Runner::new(client, &published(name), How { tensor_parallel, ..How::default() });
+    let alike = FIXTURES.into_iter().zip([1, 2, 1, 4, 1]);
+    let both = alike.flat_map(|(name, devices)| [Kernels::Hlo, Kernels::Cpu].map(|kernels| (name, devices, kernels)));
+    for (name, tensor_parallel, kernels) in both {
+        let mut runner = Runner::new(client, &published(name), How { tensor_parallel, kernels, ..How::default() });
         let prompts = prompts(name);
         let sequences: Vec<usize> = prompts.iter().map(|_| runner.add_sequence()).collect();
         let whole: Vec<Vec<i32>> = prompts.iter().map(|prompt| [&prompt.ids[..], &prompt.greedy].concat()).collect();
@@ -228,12 +242,15 @@ fn narrow_types() {
         let prompts = prompts(name);
         let torch = golden::bf16_last_logits(name);
         let mut lines = Vec::new();
-        for (label, dtype, kv_dtype, factor) in [
-            ("bfloat16", DType::Bf16, DType::Bf16, 2.0),
-            ("fp8_e4m3 cache", DType::F32, DType::F8E4M3, f32::INFINITY),
-            ("fp8_e5m2 cache", DType::F32, DType::F8E5M2, f32::INFINITY),
+        for (label, dtype, kv_dtype, kernels, factor) in [
+            ("bfloat16", DType::Bf16, DType::Bf16, Kernels::Hlo, 2.0),
+            ("bfloat16, own kernels", DType::Bf16, DType::Bf16, Kernels::Cpu, 2.0),
+            ("fp8_e4m3 cache", DType::F32, DType::F8E4M3, Kernels::Hlo, f32::INFINITY),
+            ("fp8_e4m3 cache, own kernels", DType::F32, DType::F8E4M3, Kernels::Cpu, f32::INFINITY),
+            ("fp8_e5m2 cache", DType::F32, DType::F8E5M2, Kernels::Hlo, f32::INFINITY),
+            ("fp8_e5m2 cache, own kernels", DType::F32, DType::F8E5M2, Kernels::Cpu, f32::INFINITY),
         ] {
-            let mut runner = Runner::new(client, &published(name), How { dtype, kv_dtype, ..How::default() });
+            let mut runner = Runner::new(client, &published(name), How { dtype, kv_dtype, kernels, ..How::default() });
             let (mut off, mut of_torch, mut agree) = (0.0, 0.0, 0);
             for (index, prompt) in prompts.iter().enumerate() {
                 let sequence = runner.add_sequence();

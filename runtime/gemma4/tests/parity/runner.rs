@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 
 use gemma4_model::config::AttentionKind;
-use gemma4_model::graph::{LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step};
+use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::Role;
@@ -27,6 +27,7 @@ pub(crate) fn client() -> Option<&'static Client> {
     let client = CLIENT.get_or_init(|| {
         let found = install::find(Platform::Cpu).expect("the place of plugins")?;
         let plugin = Plugin::load(&found.path).expect("the CPU plugin");
+        gemma4_kernels::register(plugin).expect("handlers");
         Some(plugin.client(&[("cpu_device_count", Value::Int(4))]).expect("four devices"))
     });
     static TOLD: Once = Once::new();
@@ -48,6 +49,7 @@ pub(crate) struct How {
     pub(crate) kv_dtype: DType,
     pub(crate) layers: LayerForm,
     pub(crate) per_layer_table: PerLayerTable,
+    pub(crate) kernels: Kernels,
     pub(crate) trace: bool,
 }
 
@@ -60,6 +62,7 @@ impl Default for How {
             kv_dtype: DType::F32,
             layers: LayerForm::Unrolled,
             per_layer_table: PerLayerTable::Device,
+            kernels: Kernels::Hlo,
             trace: false,
         }
     }
@@ -195,6 +198,7 @@ impl Runner {
             query_tile: QUERY_TILE.min(tokens),
             layers: self.how.layers,
             per_layer_table: self.how.per_layer_table,
+            kernels: self.how.kernels,
             trace: self.how.trace,
         }
     }

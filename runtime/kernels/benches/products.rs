@@ -1,0 +1,49 @@
+//! Speed of the products alone.
+//!
+//! `cargo bench -p gemma4-kernels --bench products`
+
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints, and stops where it cannot go on")]
+
+use std::time::Instant;
+
+use gemma4_kernels::linear::Inputs;
+use half::bf16;
+
+fn values(count: usize, modulus: usize) -> Vec<bf16> {
+    (0..count).map(|index| bf16::from_f32((index % modulus) as f32 - modulus as f32 / 2.0)).collect()
+}
+
+fn main() {
+    println!("rows  width  columns        ms   GFLOP/s  GB/s of weights");
+    for (tokens, width, rows) in [
+        (1, 1024, 8192),
+        (4, 1024, 8192),
+        (8, 1024, 8192),
+        (16, 1024, 8192),
+        (32, 1024, 8192),
+        (512, 1024, 4096),
+        (512, 4096, 1024),
+    ] {
+        // More than the caches hold.
+        let copies = if tokens < 100 { 8 } else { 1 };
+        let (inputs, weights) = (values(tokens * width, 13), values(copies * rows * width, 11));
+        let mut out = vec![bf16::ZERO; tokens * rows];
+        let mut times: Vec<f64> = (0..16)
+            .map(|round| {
+                let weights = &weights[round % copies * rows * width..][..rows * width];
+                let start = Instant::now();
+                Inputs::new(&inputs, width).product(weights, &mut out).expect("sizes that fit");
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let seconds = times[0];
+        let (work, bytes) = (2 * tokens * width * rows, 2 * width * rows);
+        println!(
+            "{tokens:4}  {width:5}  {rows:7}  {:8.3}  {:8.1}  {:6.1}",
+            seconds * 1e3,
+            work as f64 / seconds / 1e9,
+            bytes as f64 / seconds / 1e9
+        );
+    }
+}

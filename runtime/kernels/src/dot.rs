@@ -1,0 +1,129 @@
+//! Products of few rows: every weight is read once, in the order in which it lies in memory.
+//!
+//! A tile is [`ROWS`] rows of the matrix by up to [`TOKENS`] rows of the input, with an accumulator of lanes for each pair:
+//! twelve accumulators and four weights fill the sixteen registers of AVX2.
+
+use crate::number::Number;
+use crate::vectors::{Lanes, fma, sum};
+
+/// Rows of the matrix in a tile.
+const ROWS: usize = 4;
+/// Rows of the input in a tile.
+const TOKENS: usize = 3;
+
+/// `out[row][token] = weights[row] . inputs[token]` for all rows of `weights`.
+pub(crate) struct Dots<'a, W> {
+    /// `[tokens, width]`.
+    pub(crate) inputs: &'a [f32],
+    /// `[rows, width]`.
+    pub(crate) weights: &'a [W],
+    /// Length of a row, not 0.
+    pub(crate) width: usize,
+    /// `[rows, tokens]`.
+    pub(crate) out: &'a mut [f32],
+}
+
+impl<W: Number> Lanes for Dots<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const L: usize, const FUSED: bool>(self) {
+        dots::<L, FUSED, W>(self.inputs, self.weights, self.width, self.out);
+    }
+}
+
+/// [`Dots`], for who is in lanes already.
+#[inline(always)]
+pub(crate) fn dots<const L: usize, const FUSED: bool, W: Number>(
+    inputs: &[f32],
+    weights: &[W],
+    width: usize,
+    out: &mut [f32],
+) {
+    let tokens = inputs.len() / width;
+    if tokens == 0 {
+        return;
+    }
+    let blocks = weights.chunks(ROWS * width).zip(out.chunks_mut(ROWS * tokens));
+    for (weights, out) in blocks {
+        if weights.len() == ROWS * width {
+            rows::<L, FUSED, ROWS, W>(inputs, weights, width, out, tokens);
+        } else {
+            for (weights, out) in weights.chunks(width).zip(out.chunks_mut(tokens)) {
+                rows::<L, FUSED, 1, W>(inputs, weights, width, out, tokens);
+            }
+        }
+    }
+}
+
+/// `R` rows of the matrix with all rows of the input.
+#[inline(always)]
+fn rows<const L: usize, const FUSED: bool, const R: usize, W: Number>(
+    inputs: &[f32],
+    weights: &[W],
+    width: usize,
+    out: &mut [f32],
+    tokens: usize,
+) {
+    let mut first = 0;
+    while first < tokens {
+        let inputs = &inputs[first * width..];
+        let taken = match tokens - first {
+            1 => tile::<L, FUSED, R, 1, W>(inputs, weights, width, &mut out[first..], tokens),
+            2 | 4 => tile::<L, FUSED, R, 2, W>(inputs, weights, width, &mut out[first..], tokens),
+            _ => tile::<L, FUSED, R, TOKENS, W>(inputs, weights, width, &mut out[first..], tokens),
+        };
+        first += taken;
+    }
+}
+
+/// `R` rows of the matrix with the first `T` rows of the input. Returns `T`.
+#[inline(always)]
+fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Number>(
+    inputs: &[f32],
+    weights: &[W],
+    width: usize,
+    out: &mut [f32],
+    tokens: usize,
+) -> usize {
+    let weights: [&[W]; R] = std::array::from_fn(|row| &weights[row * width..][..width]);
+    let inputs: [&[f32]; T] = std::array::from_fn(|token| &inputs[token * width..][..width]);
+    let mut sums = [[[0.0_f32; L]; T]; R];
+    let whole = width / L * L;
+    let mut at = 0;
+    while at < whole {
+        let inputs: [[f32; L]; T] = std::array::from_fn(|token| lanes(&inputs[token][at..]));
+        for row in 0..R {
+            let weight: [W; L] = elements(&weights[row][at..]);
+            let weight: [f32; L] = std::array::from_fn(|lane| weight[lane].widen());
+            for token in 0..T {
+                for lane in 0..L {
+                    let old = sums[row][token][lane];
+                    sums[row][token][lane] = fma::<FUSED>(weight[lane], inputs[token][lane], old);
+                }
+            }
+        }
+        at += L;
+    }
+    for row in 0..R {
+        for token in 0..T {
+            let mut total = sum(sums[row][token]);
+            for (weight, input) in weights[row][whole..].iter().zip(&inputs[token][whole..]) {
+                total += weight.widen() * input;
+            }
+            out[row * tokens + token] = total;
+        }
+    }
+    T
+}
+
+/// The first `L` elements; zeros where there are not as many.
+#[inline(always)]
+fn elements<const L: usize, W: Number>(from: &[W]) -> [W; L] {
+    from.first_chunk().copied().unwrap_or([W::default(); L])
+}
+
+#[inline(always)]
+fn lanes<const L: usize>(from: &[f32]) -> [f32; L] {
+    elements(from)
+}

@@ -1,0 +1,165 @@
+//! The operators as handlers of custom calls.
+//!
+//! Invariant: a handler looks at every shape and type that it is given before it computes; a call that does not fit fails
+//! with a text.
+
+use std::sync::{Mutex, PoisonError};
+
+use gemma4_model::graph::{ATTENTION, KV_WRITE, LINEAR};
+use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
+use gemma4_pjrt::{ElementType, Error, Plugin};
+use half::bf16;
+
+use crate::attention::{Attention, Part, Stored, write};
+use crate::linear::Inputs;
+use crate::number::Number;
+
+/// Makes all handlers known to a plugin, for good. To be called before a program with calls is compiled or loaded; what is
+/// known already stays as it is.
+///
+/// # Errors
+/// [`Error::MissingExtension`] when the plugin takes no handlers.
+pub fn register(plugin: Plugin) -> Result<(), Error> {
+    // One after the other, so that nobody goes on before the names of another thread are there.
+    static ORDER: Mutex<()> = Mutex::new(());
+    let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    known(custom_call::register::<Linear>(plugin, LINEAR))?;
+    known(custom_call::register::<KvWrite>(plugin, KV_WRITE))?;
+    known(custom_call::register::<Attend>(plugin, ATTENTION))
+}
+
+/// A name that is taken is one that was registered before.
+fn known(registered: Result<(), Error>) -> Result<(), Error> {
+    match registered {
+        Err(Error::HandlerExists(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// [`LINEAR`].
+struct Linear;
+
+impl Handler for Linear {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        let ([x, weight], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+            return Err(format!("{LINEAR} takes two operands and gives one result"));
+        };
+        match (x.element(), out.element()) {
+            (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weight, out),
+            (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weight, out),
+            (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weight, out),
+            (of, to) => Err(format!("{LINEAR} cannot make {to:?} of {of:?}")),
+        }
+    }
+}
+
+fn linear<X: Number, Y: Number>(x: &Operand<'_>, weight: &Operand<'_>, out: &mut Output<'_>) -> Result<(), String> {
+    let width = x.dims().last().copied().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
+    if weight.dims().len() != 2 || weight.dims().last() != x.dims().last() {
+        return Err(format!("{LINEAR}: rows {:?} do not go with weights {:?}", x.dims(), weight.dims()));
+    }
+    let inputs = Inputs::new(x.values::<X>()?, width);
+    inputs.product(weight.values::<X>()?, out.values::<Y>()?).map_err(|error| error.to_string())
+}
+
+/// An attribute that is a count.
+fn count(call: &Call<'_>, name: &str) -> Result<usize, String> {
+    let count = call.attributes.int(name)?;
+    usize::try_from(count).map_err(|_| format!("attribute `{name}` is {count}"))
+}
+
+/// A dimension of an array.
+fn dim(dims: &[i64], at: usize) -> Result<usize, String> {
+    let dim = dims.get(at).and_then(|dim| usize::try_from(*dim).ok());
+    dim.ok_or_else(|| format!("an array of dimensions {dims:?} has no dimension {at}"))
+}
+
+/// The only number of an array.
+fn scalar(of: &Operand<'_>) -> Result<usize, String> {
+    match of.values::<i32>()? {
+        [one] => usize::try_from(*one).map_err(|_| format!("{one} is not a count")),
+        more => Err(format!("{} numbers in place of one", more.len())),
+    }
+}
+
+/// Where the layer whose part begins at `row` has its keys and values in a pool `[pages, rows, lanes]`, of `token` elements
+/// for each token.
+fn part(pool: ElementType, dims: &[i64], row: usize, tokens: usize, token: usize) -> Result<Part, String> {
+    let stored = match pool {
+        ElementType::F32 => Stored::F32,
+        ElementType::BF16 => Stored::Bf16,
+        ElementType::F16 => Stored::F16,
+        ElementType::F8E4M3FN => Stored::F8E4m3fn,
+        ElementType::F8E5M2 => Stored::F8E5m2,
+        other => return Err(format!("a pool of {other:?}")),
+    };
+    let (rows, lanes) = (dim(dims, 1)?, dim(dims, 2)?);
+    let too_large = || format!("a pool of dimensions {dims:?} has no row {row}");
+    let start = row.checked_mul(lanes).ok_or_else(too_large)?;
+    let page = rows.checked_mul(lanes).filter(|page| start < *page).ok_or_else(too_large)?;
+    Ok(Part { stored, page, start, tokens, token })
+}
+
+/// [`KV_WRITE`].
+struct KvWrite;
+
+impl Handler for KvWrite {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        let tokens = count(call, "tokens")?;
+        let ([pool, rows, slots, row], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+            return Err(format!("{KV_WRITE} takes four operands and gives one result"));
+        };
+        if pool.shared_with() != Some(0) {
+            return Err(format!("{KV_WRITE} writes in place, and its result is not in the place of the pool"));
+        }
+        if rows.element() != out.element() {
+            return Err(format!("{KV_WRITE}: {:?} into a pool of {:?}", rows.element(), out.element()));
+        }
+        let part = part(out.element(), pool.dims(), scalar(row)?, tokens, dim(rows.dims(), 1)?)?;
+        write(out.bytes(), &part, slots.values()?, rows.bytes()?).map_err(|error| error.to_string())
+    }
+}
+
+/// [`ATTENTION`].
+struct Attend;
+
+impl Handler for Attend {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.first().map(Operand::element) {
+            Some(ElementType::F32) => attend::<f32>(call),
+            Some(ElementType::BF16) => attend::<bf16>(call),
+            other => Err(format!("{ATTENTION} has no queries of {other:?}")),
+        }
+    }
+}
+
+fn attend<Q: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let (tokens, kv_heads, window) = (count(call, "tokens")?, count(call, "kv_heads")?, count(call, "window")?);
+    let ([queries, pool, row, positions, items, num_items, block_table, first_block], [out]) =
+        (call.operands.as_slice(), call.outputs.as_mut_slice())
+    else {
+        return Err(format!("{ATTENTION} takes eight operands and gives one result"));
+    };
+    let (heads, width) = (dim(queries.dims(), 1)?, dim(queries.dims(), 2)?);
+    let token = kv_heads.checked_mul(width).and_then(|side| side.checked_mul(2)).ok_or("too many heads")?;
+    let group = heads.checked_div(kv_heads).filter(|group| group * kv_heads == heads);
+    let group = group.ok_or_else(|| format!("{heads} heads of queries do not share {kv_heads} heads of keys"))?;
+    let items = items.values::<i32>()?.as_chunks().0;
+    let num_items = scalar(num_items)?;
+    let items = items.get(..num_items).ok_or_else(|| format!("{num_items} items of {}", items.len()))?;
+    let attention = Attention {
+        queries: queries.values::<Q>()?,
+        pool: pool.bytes()?,
+        part: part(pool.element(), pool.dims(), scalar(row)?, tokens, token)?,
+        kv_heads,
+        width,
+        group,
+        positions: positions.values()?,
+        items,
+        block_table: block_table.values()?,
+        first_block: first_block.values()?,
+        // Full layers see everything.
+        window: if window == 0 { usize::MAX } else { window },
+    };
+    attention.run(out.values::<Q>()?).map_err(|error| error.to_string())
+}

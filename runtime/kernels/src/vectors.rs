@@ -1,0 +1,89 @@
+//! Which vector instructions are used, decided once while running.
+//!
+//! Invariant: code for an instruction set runs only where the processor was found to have it. The kernels themselves are safe
+//! code over arrays of lanes, of which the compiler makes one version for each set.
+
+use std::sync::OnceLock;
+
+/// Something to compute in lanes: `L` of f32 at a time, with fused multiplication and addition or without.
+pub(crate) trait Lanes {
+    /// What comes out.
+    type Output;
+
+    /// Computes it. Implementations are `#[inline(always)]`, and so is all that they call, since only then it is compiled
+    /// for the instructions of the caller.
+    fn run<const L: usize, const FUSED: bool>(self) -> Self::Output;
+}
+
+/// A set of instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// What every processor of the architecture has.
+    Portable,
+    /// AVX2 and FMA: eight lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512: sixteen lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let wide = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            return if wide { Level::Avx512 } else { Level::Avx2 };
+        }
+        Level::Portable
+    })
+}
+
+/// Runs `lanes` with the best instructions that there are.
+pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
+    match level() {
+        // Without an instruction for it, a fused multiplication is a slow function.
+        Level::Portable => lanes.run::<8, { cfg!(target_arch = "aarch64") }>(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `level` found these instructions.
+        Level::Avx2 => unsafe { avx2(lanes) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512 => unsafe { avx512(lanes) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2<K: Lanes>(lanes: K) -> K::Output {
+    lanes.run::<8, true>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn avx512<K: Lanes>(lanes: K) -> K::Output {
+    lanes.run::<16, true>()
+}
+
+/// `a * b + c`.
+#[inline(always)]
+pub(crate) fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The sum of all lanes, in pairs: half of them onto the other half, until one is left.
+#[inline(always)]
+pub(crate) fn sum<const L: usize>(mut lanes: [f32; L]) -> f32 {
+    let mut half = L / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,114 @@
+//! Products against sums in f64, over odd shapes.
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
+use gemma4_kernels::Number;
+use gemma4_kernels::linear::Inputs;
+use half::bf16;
+use proptest::prelude::*;
+
+/// Numbers of a generator that anybody can repeat: splitmix64.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..count).map(|_| (next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// Every sum is within what rounding of f32 sums of these products can make, and of one rounding to the result's type.
+fn check<X: Number, Y: Number>(tokens: usize, width: usize, rows: usize, seed: u64) {
+    let inputs: Vec<X> = numbers(seed, tokens * width).into_iter().map(X::narrow).collect();
+    let weights: Vec<X> = numbers(seed ^ 1, rows * width).into_iter().map(X::narrow).collect();
+    let mut out = vec![Y::narrow(f32::NAN); tokens * rows];
+    Inputs::new(&inputs, width).product(&weights, &mut out).unwrap();
+    for token in 0..tokens {
+        for row in 0..rows {
+            let pairs = inputs[token * width..][..width].iter().zip(&weights[row * width..][..width]);
+            let terms: Vec<f64> = pairs.map(|(x, w)| f64::from(x.widen()) * f64::from(w.widen())).collect();
+            let (sum, size): (f64, f64) = (terms.iter().sum(), terms.iter().map(|term| term.abs()).sum());
+            let found = f64::from(out[token * rows + row].widen());
+            // The last bit of the result's type, beside the accumulated error of the sum.
+            let last = f64::from(Y::narrow(1.0 + f32::EPSILON * 3.0).widen()) - 1.0;
+            let step = if last > 0.0 { 2.0_f64.powi(-23) } else { 2.0_f64.powi(-8) };
+            let bound = size * width as f64 * 2.0_f64.powi(-24) + sum.abs() * step + 1e-30;
+            assert!((found - sum).abs() <= bound, "{tokens}x{width}x{rows} [{token},{row}]: {found} for {sum}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_shape(tokens in 0_usize..40, width in 1_usize..300, rows in 0_usize..90, seed: u64) {
+        check::<bf16, bf16>(tokens, width, rows, seed);
+        check::<bf16, f32>(tokens, width, rows, seed);
+        check::<f32, f32>(tokens, width, rows, seed);
+    }
+
+    #[test]
+    fn narrowing_is_that_of_half(bits: u32) {
+        let value = f32::from_bits(bits);
+        let (ours, theirs) = (<bf16 as Number>::narrow(value), bf16::from_f32(value));
+        prop_assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan());
+        prop_assert!(!value.is_nan() || ours.is_nan());
+    }
+}
+
+#[test]
+fn borders_of_tiles_and_blocks() {
+    for tokens in [1, 3, 5, 23, 24, 25, 30, 767, 769] {
+        check::<bf16, f32>(tokens, 257, 65, 7);
+    }
+    for width in [1, 7, 8, 9, 255, 256, 512, 513] {
+        check::<bf16, f32>(26, width, 33, 8);
+        check::<bf16, f32>(4, width, 5, 9);
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_stay_in_their_row_and_column() {
+    for tokens in [2, 30] {
+        let (width, rows) = (40, 20);
+        let mut inputs = vec![bf16::ONE; tokens * width];
+        inputs[width + 3] = bf16::INFINITY;
+        let mut weights = vec![bf16::ONE; rows * width];
+        weights[5 * width + 39] = bf16::NAN;
+        weights[6 * width + 3] = bf16::ZERO;
+        let mut out = vec![0.0_f32; tokens * rows];
+        Inputs::new(&inputs, width).product(&weights, &mut out).unwrap();
+        for token in 0..tokens {
+            for row in 0..rows {
+                let found = out[token * rows + row];
+                match (token, row) {
+                    (_, 5) | (1, 6) => assert!(found.is_nan(), "[{token},{row}]: {found}"),
+                    (1, _) => assert_eq!(found, f32::INFINITY),
+                    _ => assert_eq!(found, if row == 6 { 39.0 } else { 40.0 }),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let inputs = [1.0_f32; 12];
+    assert!(Inputs::new(&inputs, 5).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
+    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
+    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
+    assert!(Inputs::new(&inputs, 0).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
+    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 6]).is_ok());
+}
+
+#[test]
+fn several_callers_at_a_time() {
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || (0..20).for_each(|round| check::<bf16, bf16>(1 + round, 128, 200, seed)));
+        }
+    });
+}
