@@ -93,8 +93,8 @@ impl Key {
 
 /// Names of the handlers that a program calls, sorted, each once.
 fn custom_calls(program: &str) -> Vec<String> {
-    let name = |rest: &str| rest.chars().take_while(|letter| !letter.is_whitespace() && *letter != '(').collect();
-    let mut names: Vec<String> = program.split("stablehlo.custom_call @").skip(1).map(name).collect();
+    let name = |rest: &str| rest.split('"').next().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = program.split("call_target_name = \"").skip(1).map(name).collect();
     names.sort();
     names.dedup();
     names

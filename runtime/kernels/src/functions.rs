@@ -35,3 +35,21 @@ pub(crate) fn exp<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
     }
     out
 }
+
+/// The tanh form of GELU: `x/2 * (1 + tanh(y))` with `y = sqrt(2/pi) * (x + 0.044715 x^3)`, which is `x / (1 + e^-2y)`.
+#[inline(always)]
+pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
+    /// `2 * sqrt(2/pi)`.
+    const TWICE_ROOT: f32 = 1.595_769;
+    let mut inner = [0.0; L];
+    for lane in 0..L {
+        let value = x[lane];
+        inner[lane] = -TWICE_ROOT * fma::<FUSED>(0.044_715 * value * value, value, value);
+    }
+    let powers = exp::<L, FUSED>(inner);
+    let mut out = [0.0; L];
+    for lane in 0..L {
+        out[lane] = x[lane] / (1.0 + powers[lane]);
+    }
+    out
+}

@@ -5,12 +5,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use gemma4_model::graph::{ATTENTION, KV_WRITE, LINEAR};
+use gemma4_model::graph::{ATTENTION, EXPERTS, KV_WRITE, LINEAR};
 use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
 use gemma4_pjrt::{ElementType, Error, Plugin};
 use half::bf16;
 
 use crate::attention::{Attention, Part, Stored, write};
+use crate::experts::Experts;
 use crate::linear::Inputs;
 use crate::number::Number;
 
@@ -25,7 +26,8 @@ pub fn register(plugin: Plugin) -> Result<(), Error> {
     let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
     known(custom_call::register::<Linear>(plugin, LINEAR))?;
     known(custom_call::register::<KvWrite>(plugin, KV_WRITE))?;
-    known(custom_call::register::<Attend>(plugin, ATTENTION))
+    known(custom_call::register::<Attend>(plugin, ATTENTION))?;
+    known(custom_call::register::<Mixture>(plugin, EXPERTS))
 }
 
 /// A name that is taken is one that was registered before.
@@ -162,4 +164,34 @@ fn attend<Q: Number>(call: &mut Call<'_>) -> Result<(), String> {
         window: if window == 0 { usize::MAX } else { window },
     };
     attention.run(out.values::<Q>()?).map_err(|error| error.to_string())
+}
+
+/// [`EXPERTS`].
+struct Mixture;
+
+impl Handler for Mixture {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.first().map(Operand::element) {
+            Some(ElementType::F32) => mixture::<f32>(call),
+            Some(ElementType::BF16) => mixture::<bf16>(call),
+            other => Err(format!("{EXPERTS} has no rows of {other:?}")),
+        }
+    }
+}
+
+fn mixture<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let ([rows, owners, shares, gate_up, down], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{EXPERTS} takes five operands and gives one result"));
+    };
+    let experts = Experts {
+        inputs: rows.values::<W>()?,
+        owners: owners.values()?,
+        shares: shares.values()?,
+        gate_up: gate_up.values::<W>()?,
+        down: down.values::<W>()?,
+        hidden: dim(rows.dims(), 1)?,
+        inner: dim(down.dims(), 2)?,
+        top_k: dim(shares.dims(), 1)?,
+    };
+    experts.run(out.values::<W>()?).map_err(|error| error.to_string())
 }

@@ -5,11 +5,13 @@
 //!
 //! * [`register`]: makes them known to a plugin, before programs with calls are compiled or loaded
 //! * [`attention`]: attention over the pages of the KV cache, and writing to them
+//! * [`experts`]: the mixture of experts
 //! * [`linear`]: rows times a weight matrix
 
 pub mod attention;
 mod blocked;
 mod dot;
+pub mod experts;
 mod functions;
 mod handlers;
 pub mod linear;

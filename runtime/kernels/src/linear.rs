@@ -62,50 +62,63 @@ impl Inputs {
         if tokens.checked_mul(rows) != Some(out.len()) {
             return Err(error);
         }
-        if tokens < BLOCKED_FROM {
-            self.dots(weights, rows, tokens, out);
-        } else {
-            self.blocked(weights, rows, tokens, out);
-        }
+        self.pieces(weights, rows, tokens, out);
         Ok(())
     }
 
-    fn dots<W: Number, Y: Number>(&self, weights: &[W], rows: usize, tokens: usize, out: &mut [Y]) {
+    /// [`Self::product`] of lengths that fit together, in pieces of some columns and some rows.
+    fn pieces<W: Number, Y: Number>(&self, weights: &[W], rows: usize, tokens: usize, out: &mut [Y]) {
         let width = self.width;
-        let each = (PIECE / (width * size_of::<W>()).max(1)).next_multiple_of(4);
+        let (each, band) = (columns::<W>(tokens, width), tokens.clamp(1, ROWS));
+        let bands = tokens.div_ceil(band);
         let shared = Shared::new(out);
-        threads::share(rows.div_ceil(each), |number| {
-            let first = number * each;
-            let count = each.min(rows - first);
-            let mut sums = vec![0.0; count * tokens];
+        threads::share(rows.div_ceil(each) * bands, |number| {
+            let (first, begin) = (number / bands * each, number % bands * band);
+            let (count, end) = (each.min(rows - first), tokens.min(begin + band));
             let weights = &weights[first * width..(first + count) * width];
-            vectorize(Dots { inputs: &self.values, weights, width, out: &mut sums });
-            for token in 0..tokens {
-                // SAFETY: each piece has columns of its own.
-                let out = unsafe { shared.part(token * rows + first, count) };
-                out.iter_mut().enumerate().for_each(|(row, out)| *out = Y::narrow(sums[row * tokens + token]));
-            }
-        });
-    }
-
-    fn blocked<W: Number, Y: Number>(&self, weights: &[W], rows: usize, tokens: usize, out: &mut [Y]) {
-        let width = self.width;
-        let (pieces, bands) = (rows.div_ceil(COLUMNS), tokens.div_ceil(ROWS));
-        let shared = Shared::new(out);
-        threads::share(pieces * bands, |number| {
-            let (first, band) = (number / bands * COLUMNS, number % bands);
-            let count = COLUMNS.min(rows - first);
-            let begin = band * ROWS;
-            let end = tokens.min(begin + ROWS);
-            let mut sums = vec![0.0; (end - begin) * COLUMNS];
-            let weights = &weights[first * width..(first + count) * width];
-            let inputs = &self.values[begin * width..end * width];
-            vectorize(Blocked { inputs, weights, width, out: &mut sums, stride: COLUMNS });
-            for (token, sums) in (begin..end).zip(sums.chunks_exact(COLUMNS)) {
+            let sums = sums(&self.values[begin * width..end * width], weights, width);
+            for token in begin..end {
                 // SAFETY: each piece has columns of its own, or rows of its own.
                 let out = unsafe { shared.part(token * rows + first, count) };
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = Y::narrow(*sum));
+                out.iter_mut().enumerate().for_each(|(row, out)| *out = Y::narrow(sums.at(token - begin, row)));
             }
         });
     }
+}
+
+/// Columns that a thread takes at a time.
+pub(crate) fn columns<W>(tokens: usize, width: usize) -> usize {
+    let row = (width * size_of::<W>()).max(1);
+    if tokens < BLOCKED_FROM { (PIECE / row).max(1).next_multiple_of(4) } else { COLUMNS }
+}
+
+/// Products of some rows of input with some rows of a matrix.
+pub(crate) struct Sums {
+    pub(crate) values: Vec<f32>,
+    /// Distance of neighbouring tokens.
+    token: usize,
+    /// Distance of neighbouring rows of the matrix.
+    row: usize,
+}
+
+impl Sums {
+    #[inline(always)]
+    pub(crate) fn at(&self, token: usize, row: usize) -> f32 {
+        self.values[token * self.token + row * self.row]
+    }
+}
+
+/// `inputs [tokens, width] * weights [rows, width]^T` on this thread. The order of the sums in memory follows from the sizes
+/// alone. `width` is not 0.
+pub(crate) fn sums<W: Number>(inputs: &[f32], weights: &[W], width: usize) -> Sums {
+    let (tokens, rows) = (inputs.len() / width, weights.len() / width);
+    if tokens < BLOCKED_FROM {
+        let mut values = vec![0.0; rows * tokens];
+        vectorize(Dots { inputs, weights, width, out: &mut values });
+        return Sums { values, token: 1, row: tokens };
+    }
+    let stride = rows.next_multiple_of(32);
+    let mut values = vec![0.0; tokens * stride];
+    vectorize(Blocked { inputs, weights, width, out: &mut values, stride });
+    Sums { values, token: stride, row: 1 }
 }

@@ -7,6 +7,7 @@
 use gemma4_hlo::{Builder, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
+use super::kernels::Kernels;
 use super::numerics::{element, gelu_tanh, index, linear, rms_norm, scaled, to_f64};
 use super::step::Step;
 use super::weights::{At, part};
@@ -29,6 +30,11 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
 
     let pairs = tokens.saturating_mul(moe.top_k);
     let owners = owners(b, step, local, chosen, moe)?;
+    if step.kernels == Kernels::Cpu {
+        let gate_up = step.weights.of(b, at, Role::ExpertsGateUp)?;
+        let down = step.weights.of(b, at, Role::ExpertsDown)?;
+        return Ok(step.kernels.experts(b, [input, owners, weights, gate_up, down])?);
+    }
     let places = b.iota(ElementType::S32, &[pairs], 0)?;
     let sorted = b.sort(&[owners, places], 0, true, |b, args| match *args {
         [left, right, ..] => b.compare(Comparison::Lt, left, right),

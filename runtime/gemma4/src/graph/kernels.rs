@@ -33,6 +33,11 @@ pub const KV_WRITE: &str = "gemma4.kv_write.v1";
 /// the queries, with 0 in rows of no item.
 pub const ATTENTION: &str = "gemma4.attention.v1";
 
+/// The experts' part of a layer. Operands are rows `[T, H]` in float32 or bfloat16, the expert of each pair `[T * k]` (one that
+/// does not exist for none), its share `[T, k]` in float32, and the matrices `[E, 2I, H]` and `[E, H, I]` in the type of the
+/// rows. The result is like the rows.
+pub const EXPERTS: &str = "gemma4.experts.v1";
+
 /// What both calls about pages are told.
 pub(super) struct Pages {
     pub(super) pool: Value,
@@ -65,6 +70,15 @@ impl Kernels {
             CustomCall { target: LINEAR.to_owned(), results: vec![Shape::new(result, dims)], ..CustomCall::default() };
         let results = b.custom_call(&call, &[x, weight])?;
         Ok(results.first().copied().unwrap_or(x))
+    }
+
+    /// [`EXPERTS`], with its operands.
+    pub(super) fn experts(self, b: &mut Builder, operands: [Value; 5]) -> Result<Value, HloError> {
+        let [rows, ..] = operands;
+        let results = vec![b.shape(rows)?.clone()];
+        let call = CustomCall { target: EXPERTS.to_owned(), results, ..CustomCall::default() };
+        let results = b.custom_call(&call, &operands)?;
+        Ok(results.first().copied().unwrap_or(rows))
     }
 
     /// [`KV_WRITE`].

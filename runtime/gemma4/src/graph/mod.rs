@@ -30,7 +30,7 @@ mod segments;
 mod step;
 mod weights;
 
-pub use kernels::{ATTENTION, KV_WRITE, Kernels, LINEAR};
+pub use kernels::{ATTENTION, EXPERTS, KV_WRITE, Kernels, LINEAR};
 pub use parameters::{ParameterRole, StepInput, StepParameter};
 pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
 

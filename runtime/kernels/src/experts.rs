@@ -1,0 +1,181 @@
+//! The mixture of experts: each expert's weights are read once for all its rows, and not at all where it has none.
+
+use crate::functions::gelu;
+use crate::linear::{columns, sums};
+use crate::number::Number;
+use crate::threads::{self, Shared};
+use crate::vectors::{Lanes, vectorize};
+
+/// Lengths that do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} of the experts has another length than it should")]
+pub struct ExpertsError(
+    /// Which argument.
+    pub &'static str,
+);
+
+/// What experts make of the rows of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts<'a, W> {
+    /// `[T, H]`.
+    pub inputs: &'a [W],
+    /// The expert of each pair `[T * k]`; one that does not exist stands for none.
+    pub owners: &'a [i32],
+    /// What each pair's result is multiplied by `[T * k]`.
+    pub shares: &'a [f32],
+    /// `[E, 2I, H]`: rows of the gates, then as many of what they let through.
+    pub gate_up: &'a [W],
+    /// `[E, H, I]`.
+    pub down: &'a [W],
+    /// `H`.
+    pub hidden: usize,
+    /// `I`.
+    pub inner: usize,
+    /// `k`.
+    pub top_k: usize,
+}
+
+/// Rows of one expert, which are neighbours once pairs are sorted.
+struct Run {
+    expert: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<W: Number> Experts<'_, W> {
+    /// `sum over k of share * down(gelu(gate(x)) * up(x))` for each row, `[T, H]`. Everything in between is rounded to the type
+    /// of the weights, and the sum once more.
+    ///
+    /// # Errors
+    /// [`ExpertsError`] if the arguments do not fit together.
+    pub fn run(&self, out: &mut [W]) -> Result<(), ExpertsError> {
+        let Self { hidden, inner, top_k, .. } = *self;
+        let tokens = self.inputs.len().checked_div(hidden).ok_or(ExpertsError("the input"))?;
+        let each = hidden.checked_mul(inner).filter(|each| *each > 0).ok_or(ExpertsError("a matrix"))?;
+        let experts = self.down.len() / each;
+        if self.down.len() != experts * each || Some(self.gate_up.len()) != self.down.len().checked_mul(2) {
+            return Err(ExpertsError("a matrix"));
+        }
+        let pairs = self.owners.len();
+        if Some(pairs) != tokens.checked_mul(top_k) || self.shares.len() != pairs {
+            return Err(ExpertsError("the list of pairs"));
+        }
+        if self.inputs.len() != tokens * hidden || out.len() != self.inputs.len() {
+            return Err(ExpertsError("the input"));
+        }
+        let (order, runs) = self.sort(experts);
+
+        let mut rows = vec![0.0_f32; order.len() * hidden];
+        for (pair, row) in order.iter().zip(rows.chunks_exact_mut(hidden)) {
+            let from = &self.inputs[pair / top_k * hidden..][..hidden];
+            row.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+        }
+        let mut inners = vec![0.0_f32; order.len() * inner];
+        let shared = Shared::new(&mut inners);
+        over(
+            &runs,
+            inner,
+            |run| columns::<W>(run.count, hidden),
+            |run, first, count| {
+                let rows = &rows[run.first * hidden..][..run.count * hidden];
+                let weights = &self.gate_up[run.expert * 2 * each..][..2 * each];
+                let mut gate = sums(rows, &weights[first * hidden..][..count * hidden], hidden);
+                let up = sums(rows, &weights[(inner + first) * hidden..][..count * hidden], hidden);
+                vectorize(Gate::<W> { gate: &mut gate.values, up: &up.values, element: std::marker::PhantomData });
+                for row in 0..run.count {
+                    // SAFETY: each piece has rows and columns of its own.
+                    let to = unsafe { shared.part((run.first + row) * inner + first, count) };
+                    to.iter_mut().enumerate().for_each(|(column, to)| *to = gate.at(row, column));
+                }
+            },
+        );
+        let mut results = vec![0.0_f32; pairs * hidden];
+        let shared = Shared::new(&mut results);
+        over(
+            &runs,
+            hidden,
+            |run| columns::<W>(run.count, inner),
+            |run, first, count| {
+                let rows = &inners[run.first * inner..][..run.count * inner];
+                let weights = &self.down[run.expert * each..][..each];
+                let sums = sums(rows, &weights[first * inner..][..count * inner], inner);
+                for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
+                    // SAFETY: a pair has one expert, and each piece has columns of its own.
+                    let to = unsafe { shared.part(pair * hidden + first, count) };
+                    to.iter_mut().enumerate().for_each(|(column, to)| *to = W::narrow(sums.at(row, column)).widen());
+                }
+            },
+        );
+        let shared = Shared::new(out);
+        let piece = (1_usize << 14).div_ceil(hidden * top_k.max(1));
+        threads::share(tokens.div_ceil(piece), |number| {
+            let mut sum = vec![0.0_f32; hidden];
+            for token in number * piece..tokens.min((number + 1) * piece) {
+                sum.fill(0.0);
+                for pair in token * top_k..(token + 1) * top_k {
+                    let (share, result) = (self.shares[pair], &results[pair * hidden..][..hidden]);
+                    sum.iter_mut().zip(result).for_each(|(sum, result)| *sum += share * result);
+                }
+                // SAFETY: each piece has tokens of its own.
+                let out = unsafe { shared.part(token * hidden, hidden) };
+                out.iter_mut().zip(&sum).for_each(|(out, sum)| *out = W::narrow(*sum));
+            }
+        });
+        Ok(())
+    }
+
+    /// Pairs that have an expert, sorted by it, and the experts that have pairs.
+    fn sort(&self, experts: usize) -> (Vec<usize>, Vec<Run>) {
+        let owner = |pair: usize| usize::try_from(self.owners[pair]).ok().filter(|owner| *owner < experts);
+        let mut order: Vec<(usize, usize)> =
+            (0..self.owners.len()).filter_map(|pair| Some((owner(pair)?, pair))).collect();
+        order.sort_unstable();
+        let mut runs: Vec<Run> = Vec::new();
+        for (place, (expert, _)) in order.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if run.expert == *expert => run.count += 1,
+                _ => runs.push(Run { expert: *expert, first: place, count: 1 }),
+            }
+        }
+        (order.into_iter().map(|(_, pair)| pair).collect(), runs)
+    }
+}
+
+/// `piece(run, first column, number of columns)` for all runs and columns, on all threads.
+fn over(runs: &[Run], width: usize, each: impl Fn(&Run) -> usize, piece: impl Fn(&Run, usize, usize) + Sync) {
+    let pieces: Vec<(&Run, usize, usize)> = runs
+        .iter()
+        .flat_map(|run| {
+            let each = each(run);
+            (0..width).step_by(each).map(move |first| (run, first, each.min(width - first)))
+        })
+        .collect();
+    threads::share(pieces.len(), |number| {
+        let (run, first, count) = pieces[number];
+        piece(run, first, count);
+    });
+}
+
+/// `gate = gelu(gate) * up`, rounded after each step.
+struct Gate<'a, W> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
+    element: std::marker::PhantomData<W>,
+}
+
+impl<W: Number> Lanes for Gate<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const L: usize, const FUSED: bool>(self) {
+        for (gate, up) in self.gate.chunks_mut(L).zip(self.up.chunks(L)) {
+            let mut lanes = [0.0_f32; L];
+            lanes.iter_mut().zip(&*gate).for_each(|(lane, gate)| *lane = W::narrow(*gate).widen());
+            let bent = gelu::<L, FUSED>(lanes);
+            for ((gate, bent), up) in gate.iter_mut().zip(bent).zip(up) {
+                let product = W::narrow(bent).widen() * W::narrow(*up).widen();
+                *gate = W::narrow(product).widen();
+            }
+        }
+    }
+}

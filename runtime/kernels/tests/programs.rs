@@ -1,0 +1,71 @@
+//! Programs with calls, kept and loaded by another process.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test helpers and the lines that say what is skipped")]
+
+use std::path::Path;
+use std::process::Command;
+
+use gemma4_kernels::register;
+use gemma4_pjrt::install::{self, Target};
+use gemma4_pjrt::{Argument, Client, CompileOptions, Plugin, Value};
+
+const CHILD: &str = "GEMMA4_KERNELS_TEST_PROGRAM";
+
+fn client() -> Option<Client> {
+    let Some(found) = install::find(Target::Cpu).unwrap() else {
+        assert!(std::env::var_os("CI").is_none(), "the CPU plugin is missing; .ci/run installs it");
+        eprintln!("\nskipped: no CPU plugin; run `cargo run -p gemma4-pjrt --example install-cpu`");
+        return None;
+    };
+    let plugin = Plugin::load(&found.path).unwrap();
+    register(plugin).unwrap();
+    // A second time is no error.
+    register(plugin).unwrap();
+    Some(plugin.client(&[("cpu_device_count", Value::Int(1))]).unwrap())
+}
+
+fn program() -> String {
+    format!(
+        "func.func public @main(%x: tensor<2x3xf32>, %w: tensor<2x3xf32>) -> tensor<2x2xf32> {{
+  %y = stablehlo.custom_call @{}(%x, %w) {{api_version = 4 : i32, backend_config = {{}}}}
+    : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x2xf32>
+  return %y : tensor<2x2xf32>
+}}",
+        gemma4_model::graph::LINEAR
+    )
+}
+
+fn run(client: &Client, program: &gemma4_pjrt::LoadedExecutable) {
+    let x = client.buffer_of(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], 0).unwrap();
+    let w = client.buffer_of(&[1.0_f32, 0.0, -1.0, 0.5, 0.5, 0.5], &[2, 3], 0).unwrap();
+    let outputs = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w)]]).unwrap();
+    assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [-2.0, 3.0, -2.0, 7.5]);
+}
+
+#[test]
+fn a_kept_program_runs_in_another_process() {
+    let Some(client) = client() else { return };
+    if let Some(path) = std::env::var_os(CHILD) {
+        run(&client, &client.load(&std::fs::read(Path::new(&path)).unwrap()).unwrap());
+        return;
+    }
+    let program = client.compile(program().as_bytes(), &CompileOptions::default()).unwrap();
+    run(&client, &program);
+    let folder = std::env::temp_dir().join(format!("gemma4-kernels-{}", std::process::id()));
+    std::fs::write(&folder, program.executable().serialize().unwrap()).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap()).env(CHILD, &folder).output().unwrap();
+    std::fs::remove_file(&folder).unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
+
+#[test]
+fn shapes_that_do_not_fit_fail_the_step() {
+    let Some(client) = client() else { return };
+    let text = program()
+        .replace("%w: tensor<2x3xf32>", "%w: tensor<3x2xf32>")
+        .replace("(tensor<2x3xf32>, tensor<2x3xf32>)", "(tensor<2x3xf32>, tensor<3x2xf32>)");
+    let program = client.compile(text.as_bytes(), &CompileOptions::default()).unwrap();
+    let x = client.buffer_of(&[1.0_f32; 6], &[2, 3], 0).unwrap();
+    let w = client.buffer_of(&[1.0_f32; 6], &[3, 2], 0).unwrap();
+    let error = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w)]]).unwrap_err();
+    assert!(error.to_string().contains("do not go with weights"), "{error}");
+}
