@@ -179,7 +179,7 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
             })
             .collect();
         let arguments = graph.parameters.iter().zip(&inputs).map(|(parameter, input)| match &parameter.role {
-            ParameterRole::Input(_) => Argument::Keep(input.as_ref().expect("an input")),
+            ParameterRole::Input(_) | ParameterRole::PerLayerRows => Argument::Keep(input.as_ref().expect("an input")),
             ParameterRole::KvPool => Argument::Donate(pool.take().expect("a pool")),
             ParameterRole::Weight { role, layers } => Argument::Keep(&weights[&(*role, layers.first().copied())]),
         });
