@@ -75,12 +75,15 @@ fn generated() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = vec![
         (root.join("schemas/profile.schema.json"), pretty(&gemma4ctl::profile::schema::schema())?),
         (root.join("schemas/plan.schema.json"), pretty(&gemma4_plan::schema())?),
+        (root.join("schemas/openapi.json"), pretty(&gemma4_serve::openapi_example())?),
         (root.join("docs/profiles.md"), reference::profiles()),
         (root.join("docs/rules/README.md"), reference::rules()),
     ];
-    for (file, sections) in
-        [("docs/budget.md", budget_tables::sections()?), ("README.md", reference::readme_sections()?)]
-    {
+    for (file, sections) in [
+        ("docs/api.md", vec![("fields", gemma4_serve::request_fields())]),
+        ("docs/budget.md", budget_tables::sections()?),
+        ("README.md", reference::readme_sections()?),
+    ] {
         let path = root.join(file);
         let mut text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
         for (name, section) in sections {

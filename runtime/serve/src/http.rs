@@ -9,7 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::answer::answer;
@@ -25,6 +25,8 @@ use crate::service::State;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of a client's request id at most.
 const MAX_REQUEST_ID: usize = 128;
+/// Times the limit of a body that are read of one that is too large.
+const DISCARDED: usize = 4;
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -113,16 +115,31 @@ async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, A
     }
     let limit = state.options.max_body_bytes;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > limit) {
-        return Err(ApiError::too_large(limit));
-    }
-    let whole = tokio::time::timeout(state.options.body_timeout, Limited::new(body, limit).collect());
-    match whole.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-        Ok(Err(_)) => Err(ApiError::body("The body could not be read.")),
+    let length = length.and_then(|length| length.parse::<usize>().ok()).unwrap_or_default();
+    let mut total = 0;
+    match tokio::time::timeout(state.options.body_timeout, collect(body, length, limit, &mut total)).await {
+        _ if length.max(total) > limit => Err(ApiError::too_large(limit)),
+        Ok(collected) => collected,
         Err(_) => Err(ApiError::body_timeout()),
     }
+}
+
+/// Reads a body whose header says `length` (0 if it does not), and counts its bytes. Those of one that is too large are read
+/// too, up to a bound, and forgotten: many clients look for the answer only when they have sent everything.
+async fn collect(mut body: Body, length: usize, limit: usize, total: &mut usize) -> Result<Bytes, ApiError> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(ApiError::body("The body could not be read.")) };
+        let Ok(data) = frame.into_data() else { continue };
+        *total = total.saturating_add(data.len());
+        if *total > limit.saturating_mul(DISCARDED) {
+            break;
+        }
+        if length.max(*total) <= limit {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.into())
 }
 
 /// Work that takes a while, away from the threads that move bytes.

@@ -26,7 +26,7 @@ mod service;
 mod stop;
 
 pub use docs::request_fields;
-pub use openapi::document as openapi;
+pub use openapi::{document as openapi, example as openapi_example};
 pub use options::{ApiKeys, ServeOptions};
 pub use server::{Outcome, ServeError, serve};
 pub use service::Service;

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::fields::{Endpoint, Support, fields};
-use crate::options::ServeOptions;
+use crate::options::{ApiKeys, ServeOptions};
 
 const SKELETON: &str = include_str!("openapi.json");
 
@@ -31,6 +31,14 @@ pub fn document(options: &ServeOptions, vocab_size: usize) -> Value {
         document.shift_remove("security");
     }
     document
+}
+
+/// The document of no service in particular, with API keys, for people and programs that read it from the repository.
+#[must_use]
+pub fn example() -> Value {
+    let options = ServeOptions { api_keys: ApiKeys::new(["KEY"]), ..ServeOptions::new("MODEL", 1) };
+    // Published Gemma 4 checkpoints have so many tokens.
+    document(&options, 262_144)
 }
 
 /// The schema of a request's body.

@@ -35,9 +35,11 @@ fn short() -> Setup {
 fn a_body_that_is_too_large_is_refused() {
     let server = short().start();
     run(async {
-        let large = json!({"prompt": "a".repeat(5000)});
-        let answer = post(server.address, "/v1/completions", &large).await;
-        assert_eq!((answer.status, &answer.error()["code"]), (413, &json!("body_too_large")));
+        for bytes in [5000, 16_000] {
+            let large = json!({"prompt": "a".repeat(bytes)});
+            let answer = post(server.address, "/v1/completions", &large).await;
+            assert_eq!((answer.status, &answer.error()["code"]), (413, &json!("body_too_large")));
+        }
     });
     // Without a length that says so.
     let mut request =
