@@ -171,6 +171,9 @@ pub enum BootError {
 
 /// Starts the engine of `plan`.
 ///
+/// One engine of several CPU devices may run in a process at a time: the collectives of XLA's CPU plugin meet by the numbers
+/// of their devices, and those of two clients are the same.
+///
 /// # Errors
 /// [`BootError`]; what was compiled until then is kept.
 pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) -> Result<Booted, BootError> {
