@@ -21,7 +21,7 @@ pub(crate) struct Blocked<'a, W> {
     pub(crate) width: usize,
     /// `[tokens, stride]`, of which the first as many columns as there are rows are written, and perhaps the others.
     pub(crate) out: &'a mut [f32],
-    /// A multiple of 32 that is at least the number of rows.
+    /// A multiple of 16 that is at least the number of rows.
     pub(crate) stride: usize,
 }
 
@@ -30,13 +30,14 @@ impl<W: Number> Lanes for Blocked<'_, W> {
 
     #[inline(always)]
     fn run<const L: usize, const FUSED: bool>(self) {
-        if L == 16 { blocked::<16, 32, FUSED, W>(self) } else { blocked::<8, 16, FUSED, W>(self) }
+        // Two registers of AVX2.
+        blocked::<16, FUSED, W>(self);
     }
 }
 
-/// Lanes `L`, columns of a panel `C`.
+/// Columns of a panel `C`.
 #[inline(always)]
-fn blocked<const L: usize, const C: usize, const FUSED: bool, W: Number>(work: Blocked<'_, W>) {
+fn blocked<const C: usize, const FUSED: bool, W: Number>(work: Blocked<'_, W>) {
     let Blocked { inputs, weights, width, out, stride } = work;
     let (tokens, rows) = (inputs.len() / width, weights.len() / width);
     let panels = rows.div_ceil(C);
@@ -54,10 +55,10 @@ fn blocked<const L: usize, const C: usize, const FUSED: bool, W: Number>(work: B
                 let place = token * stride + panel * C;
                 let (inputs, out) = (&inputs[token * width + first..], &mut out[place..]);
                 if taken == TOKENS {
-                    tile::<L, C, FUSED, TOKENS>(inputs, width, packed, out, stride, first == 0);
+                    tile::<C, FUSED, TOKENS>(inputs, width, packed, out, stride, first == 0);
                 } else {
                     for one in 0..taken {
-                        tile::<L, C, FUSED, 1>(
+                        tile::<C, FUSED, 1>(
                             &inputs[one * width..],
                             width,
                             packed,
@@ -88,7 +89,7 @@ fn pack<const C: usize, W: Number>(weights: &[W], width: usize, first: usize, pa
 
 /// `T` rows of the input with a panel, onto what is in `out` or, at first, in its place.
 #[inline(always)]
-fn tile<const L: usize, const C: usize, const FUSED: bool, const T: usize>(
+fn tile<const C: usize, const FUSED: bool, const T: usize>(
     inputs: &[f32],
     width: usize,
     packed: &[[f32; C]],

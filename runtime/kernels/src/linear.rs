@@ -117,7 +117,7 @@ pub(crate) fn sums<W: Number>(inputs: &[f32], weights: &[W], width: usize) -> Su
         vectorize(Dots { inputs, weights, width, out: &mut values });
         return Sums { values, token: 1, row: tokens };
     }
-    let stride = rows.next_multiple_of(32);
+    let stride = rows.next_multiple_of(16);
     let mut values = vec![0.0; tokens * stride];
     vectorize(Blocked { inputs, weights, width, out: &mut values, stride });
     Sums { values, token: stride, row: 1 }

@@ -1,7 +1,8 @@
 //! Which vector instructions are used, decided once while running.
 //!
 //! Invariant: code for an instruction set runs only where the processor was found to have it. The kernels themselves are safe
-//! code over arrays of lanes, of which the compiler makes one version for each set.
+//! code over arrays of lanes, of which the compiler makes one version for each set. AVX-512 is not among them: from sixteen lanes
+//! the compiler makes code that keeps its sums in memory, slower than AVX2; it takes kernels written for it.
 
 use std::sync::OnceLock;
 
@@ -23,9 +24,6 @@ enum Level {
     /// AVX2 and FMA: eight lanes.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512: sixteen lanes.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
 }
 
 fn level() -> Level {
@@ -33,11 +31,7 @@ fn level() -> Level {
     *LEVEL.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            let wide = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            return if wide { Level::Avx512 } else { Level::Avx2 };
+            return Level::Avx2;
         }
         Level::Portable
     })
@@ -51,9 +45,6 @@ pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found these instructions.
         Level::Avx2 => unsafe { avx2(lanes) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Level::Avx512 => unsafe { avx512(lanes) },
     }
 }
 
@@ -61,12 +52,6 @@ pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Lanes>(lanes: K) -> K::Output {
     lanes.run::<8, true>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512<K: Lanes>(lanes: K) -> K::Output {
-    lanes.run::<16, true>()
 }
 
 /// `a * b + c`.

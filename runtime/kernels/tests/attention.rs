@@ -37,8 +37,9 @@ fn check(case: Case, sequences: &[(usize, usize)]) {
     let blocks = longest.div_ceil(block);
     let pages = blocks * sequences.len();
     // 7 has no common factor with as many pages or one more.
-    let page =
-        |sequence: usize, number: usize| (sequence * blocks + number) * if pages % 7 == 0 { 1 } else { 7 } % pages;
+    let page = |sequence: usize, number: usize| {
+        (sequence * blocks + number) * if pages.is_multiple_of(7) { 1 } else { 7 } % pages
+    };
     let part = Part { stored: Stored::F32, page: block * token + 5, start: 5, tokens: block, token };
     let mut pool: Vec<u8> = f32::NAN.to_le_bytes().repeat(part.page * pages);
 
