@@ -11,6 +11,7 @@
 use std::fs::{DirBuilder, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gemma4_model::graph::StepGraph;
 use gemma4_plan::digest::sha256;
@@ -24,6 +25,12 @@ const FORM: &str = "gemma4ctl.executable/1";
 
 /// The longest header that is read, in bytes.
 const MAX_HEADER: u64 = 1 << 20;
+
+/// How names of files begin that are being written.
+const UNFINISHED: &str = ".executable-";
+
+/// The age at which an unfinished file is taken for one whose writer was killed: writing takes seconds at most.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Everything that decides whether a compiled program may be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +205,23 @@ impl Store {
         builder.create(folder).map_err(StoreError::file("create", folder))?;
         let metadata = std::fs::metadata(folder).map_err(StoreError::file("look at", folder))?;
         trust(folder, &metadata)?;
-        Ok(Store { folder: folder.to_owned() })
+        let store = Store { folder: folder.to_owned() };
+        store.remove_abandoned();
+        Ok(store)
+    }
+
+    /// Removes what killed writers left. It harms nobody, but every kill would add the size of a program.
+    fn remove_abandoned(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED)
+                && age.is_some_and(|age| age > ABANDONED)
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::debug!(path = %entry.path().display(), %error, "an abandoned file stays");
+            }
+        }
     }
 
     /// The file of a program.
@@ -216,7 +239,7 @@ impl Store {
         let bytes = u64::try_from(executable.len()).unwrap_or(u64::MAX);
         let header = Header { name: name.to_owned(), key: key.clone(), bytes, sha256: sha256(executable) };
         let header = serde_json::to_string(&header).map_err(|error| failed(error.into()))?;
-        let temporary = tempfile::Builder::new().prefix(".executable-").tempfile_in(&self.folder);
+        let temporary = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder);
         let mut temporary = temporary.map_err(failed)?;
         write!(temporary, "{FORM}\n{header}\n").map_err(failed)?;
         temporary.write_all(executable).and_then(|()| temporary.as_file().sync_all()).map_err(failed)?;

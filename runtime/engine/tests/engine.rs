@@ -122,3 +122,20 @@ fn a_folder_that_others_can_write_is_refused() {
     let mode = std::fs::metadata(folder.path().join("made")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+#[test]
+fn opening_removes_what_killed_writers_left_and_nothing_else() {
+    use std::time::{Duration, SystemTime};
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("programs");
+    Store::open(&folder).unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    for (name, age) in [(".executable-old", day), (".executable-new", Duration::ZERO), ("step-1.xla", day)] {
+        let file = std::fs::File::create(folder.join(name)).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    Store::open(&folder).unwrap();
+    let mut left: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".executable-new", "step-1.xla"]);
+}
