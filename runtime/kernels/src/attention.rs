@@ -76,7 +76,7 @@ pub struct AttentionError(
 );
 
 /// Where a layer's keys and values lie in the pool: in each page from element `start` on, `tokens` times the keys of all heads
-/// and then their values.
+/// and then their values, or their values alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Element type.
@@ -149,6 +149,54 @@ pub struct Attention<'a, Q> {
     pub first_block: &'a [i32],
     /// How many tokens a query sees, itself included.
     pub window: usize,
+    /// How keys are made, where values are stored alone.
+    pub remade: Option<Remade<'a, Q>>,
+}
+
+/// Keys that are values times a weight, with pairs `(j, j + width/2)` turned by the token's position times a frequency.
+#[derive(Clone, Copy, Debug)]
+pub struct Remade<'a, Q> {
+    /// `[width]`.
+    pub norm: &'a [Q],
+    /// Radians for each token that the first pairs are turned by `[<= width/2]`; the others are not.
+    pub frequencies: &'a [f32],
+}
+
+impl<Q: Number> Remade<'_, Q> {
+    /// Cosine and sine of each frequency at the positions below `end`, `[end, frequencies]`.
+    fn turns(&self, end: usize) -> Vec<(f32, f32)> {
+        /// Positions of a piece.
+        const PIECE: usize = 64;
+        let each = self.frequencies.len();
+        let mut turns = vec![(1.0, 0.0); end * each];
+        let shared = Shared::new(&mut turns);
+        threads::share(end.div_ceil(PIECE), |piece| {
+            let positions = piece * PIECE..end.min((piece + 1) * PIECE);
+            // SAFETY: pieces have positions of their own.
+            let part = unsafe { shared.part(positions.start * each, positions.len() * each) };
+            for (position, turns) in positions.zip(part.chunks_exact_mut(each.max(1))) {
+                for (frequency, turn) in self.frequencies.iter().zip(turns) {
+                    // In f32, as the angles of the queries are.
+                    #[expect(clippy::cast_precision_loss, reason = "positions are below 2^24 in any model")]
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
+                    *turn = (cos, sin);
+                }
+            }
+        });
+        turns
+    }
+
+    /// The key of a value, rounded as a key that is stored would be.
+    fn key(&self, value: &[f32], turns: &[(f32, f32)], key: &mut [f32]) {
+        for ((key, value), norm) in key.iter_mut().zip(value).zip(self.norm) {
+            *key = value * norm.widen();
+        }
+        let (left, right) = key.split_at_mut(value.len() / 2);
+        for ((left, right), (cos, sin)) in left.iter_mut().zip(right).zip(turns) {
+            (*left, *right) = (*left * cos - *right * sin, *right * cos + *left * sin);
+        }
+        key.iter_mut().for_each(|key| *key = Q::narrow(*key).widen());
+    }
 }
 
 impl<Q: Number> Attention<'_, Q> {
@@ -158,7 +206,10 @@ impl<Q: Number> Attention<'_, Q> {
     /// [`AttentionError`] if the arguments do not fit together.
     pub fn run(&self, out: &mut [Q]) -> Result<(), AttentionError> {
         let row = self.kv_heads * self.group * self.width;
-        let sides = 2;
+        let sides = if self.remade.is_some() { 1 } else { 2 };
+        if self.remade.is_some_and(|keys| keys.norm.len() != self.width || keys.frequencies.len() > self.width / 2) {
+            return Err(AttentionError("the keys' norm"));
+        }
         if row == 0 || self.part.tokens == 0 || self.part.token != sides * self.kv_heads * self.width {
             return Err(AttentionError("the part of a page"));
         }
@@ -173,12 +224,19 @@ impl<Q: Number> Attention<'_, Q> {
             covered = end.ok_or(AttentionError("an item"))?;
         }
         out.fill(Q::default());
+        let turns = self.remade.map(|keys| (keys, keys.turns(self.end())));
         let failed = Mutex::new(None);
         let shared = Shared::new(out);
         threads::share(self.items.len() * self.kv_heads, |number| {
             // Later items of a prompt see more keys: what takes longest comes first.
             let item = self.items[self.items.len() - 1 - number / self.kv_heads];
-            let done = vectorize(Item { of: self, item, head: number % self.kv_heads, out: &shared });
+            let done = vectorize(Item {
+                of: self,
+                remade: turns.as_ref().map(|(keys, turns)| (keys, turns.as_slice())),
+                item,
+                head: number % self.kv_heads,
+                out: &shared,
+            });
             if let Err(error) = done
                 && let Ok(mut failed) = failed.lock()
             {
@@ -187,11 +245,23 @@ impl<Q: Number> Attention<'_, Q> {
         });
         failed.into_inner().ok().flatten().map_or(Ok(()), Err)
     }
+
+    /// One more than the largest position of an item.
+    fn end(&self) -> usize {
+        let last = |item: &[i32; 3]| usize::try_from(item[0] + item[1] - 1).ok();
+        let position = |row: usize| self.positions.get(row).and_then(|position| usize::try_from(*position).ok());
+        let end = self.items.iter().filter_map(last).filter_map(position).max().map_or(0, |position| position + 1);
+        // No more keys are looked at than tables have blocks for.
+        let blocks = self.block_table.len().checked_div(self.first_block.len()).unwrap_or(0);
+        end.min(blocks.saturating_mul(self.part.tokens))
+    }
 }
 
 /// One item with one head of keys and values.
 struct Item<'a, Q> {
     of: &'a Attention<'a, Q>,
+    /// How keys are made, with the turns of all positions.
+    remade: Option<(&'a Remade<'a, Q>, &'a [(f32, f32)])>,
     item: [i32; 3],
     head: usize,
     out: &'a Shared<'a, Q>,
@@ -202,7 +272,7 @@ impl<Q: Number> Lanes for Item<'_, Q> {
 
     #[inline(always)]
     fn run<const L: usize, const FUSED: bool>(self) -> Result<(), AttentionError> {
-        let Item { of, item, head, out } = self;
+        let Item { of, remade, item, head, out } = self;
         let (width, group, block) = (of.width, of.group, of.part.tokens);
         let [first, count, sequence] = item.map(|field| usize::try_from(field).unwrap_or(usize::MAX));
         let lowest = of.positions.get(first).and_then(|position| usize::try_from(*position).ok());
@@ -232,13 +302,23 @@ impl<Q: Number> Lanes for Item<'_, Q> {
             let (from, to) = (begin.max(number * block), end.min((number + 1) * block));
             let seen = to - from;
             let bytes = width * of.part.stored.bytes();
-            for ((key, value), token) in
-                keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width)).zip(from % block..).take(seen)
+            for ((key, value), position) in
+                keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width)).zip(from..).take(seen)
             {
-                let range = of.part.range(page, token).and_then(|range| of.pool.get(range));
+                let range = of.part.range(page, position % block).and_then(|range| of.pool.get(range));
                 let stored = range.ok_or(AttentionError("the block table"))?;
-                of.part.stored.widen(&stored[head * bytes..][..bytes], key);
-                of.part.stored.widen(&stored[(of.kv_heads + head) * bytes..][..bytes], value);
+                match remade {
+                    Some((keys, turns)) => {
+                        of.part.stored.widen(&stored[head * bytes..][..bytes], value);
+                        let each = keys.frequencies.len();
+                        let turns = turns.get(position * each..(position + 1) * each);
+                        keys.key(value, turns.ok_or(AttentionError("a position"))?, key);
+                    }
+                    None => {
+                        of.part.stored.widen(&stored[head * bytes..][..bytes], key);
+                        of.part.stored.widen(&stored[(of.kv_heads + head) * bytes..][..bytes], value);
+                    }
+                }
             }
             let scores = &mut scores[..seen * rows];
             dots::<L, FUSED, f32>(&queries, &keys[..seen * width], width, scores);

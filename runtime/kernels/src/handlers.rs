@@ -10,7 +10,7 @@ use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
 use gemma4_pjrt::{ElementType, Error, Plugin};
 use half::bf16;
 
-use crate::attention::{Attention, Part, Stored, write};
+use crate::attention::{Attention, Part, Remade, Stored, write};
 use crate::experts::Experts;
 use crate::linear::Inputs;
 use crate::number::Number;
@@ -137,13 +137,19 @@ impl Handler for Attend {
 
 fn attend<Q: Number>(call: &mut Call<'_>) -> Result<(), String> {
     let (tokens, kv_heads, window) = (count(call, "tokens")?, count(call, "kv_heads")?, count(call, "window")?);
-    let ([queries, pool, row, positions, items, num_items, block_table, first_block], [out]) =
+    let ([queries, pool, row, positions, items, num_items, block_table, first_block, remade @ ..], [out]) =
         (call.operands.as_slice(), call.outputs.as_mut_slice())
     else {
-        return Err(format!("{ATTENTION} takes eight operands and gives one result"));
+        return Err(format!("{ATTENTION} takes eight operands or more and gives one result"));
+    };
+    let remade = match remade {
+        [] => None,
+        [norm, frequencies] => Some(Remade { norm: norm.values::<Q>()?, frequencies: frequencies.values()? }),
+        _ => return Err(format!("{ATTENTION} takes eight or ten operands")),
     };
     let (heads, width) = (dim(queries.dims(), 1)?, dim(queries.dims(), 2)?);
-    let token = kv_heads.checked_mul(width).and_then(|side| side.checked_mul(2)).ok_or("too many heads")?;
+    let sides = if remade.is_some() { 1 } else { 2 };
+    let token = kv_heads.checked_mul(width).and_then(|side| side.checked_mul(sides)).ok_or("too many heads")?;
     let group = heads.checked_div(kv_heads).filter(|group| group * kv_heads == heads);
     let group = group.ok_or_else(|| format!("{heads} heads of queries do not share {kv_heads} heads of keys"))?;
     let items = items.values::<i32>()?.as_chunks().0;
@@ -162,6 +168,7 @@ fn attend<Q: Number>(call: &mut Call<'_>) -> Result<(), String> {
         first_block: first_block.values()?,
         // Full layers see everything.
         window: if window == 0 { usize::MAX } else { window },
+        remade,
     };
     attention.run(out.values::<Q>()?).map_err(|error| error.to_string())
 }

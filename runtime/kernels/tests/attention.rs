@@ -1,7 +1,7 @@
 //! Attention and experts against sums in f64.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
-use gemma4_kernels::attention::{Attention, AttentionError, Part, Stored, write};
+use gemma4_kernels::attention::{Attention, AttentionError, Part, Remade, Stored, write};
 use gemma4_kernels::experts::Experts;
 use proptest::prelude::*;
 
@@ -26,13 +26,19 @@ struct Case {
     block: usize,
     window: usize,
     tile: usize,
+    /// Values are stored alone, and so many pairs of a key are turned.
+    alone: Option<usize>,
     seed: u64,
 }
 
 /// Sequences of so many tokens in the cache and so many new ones, in pages in a scattered order.
 fn check(case: Case, sequences: &[(usize, usize)]) {
-    let Case { kv_heads, group, width, block, window, tile, seed } = case;
-    let (heads, token) = (kv_heads * group, 2 * kv_heads * width);
+    let Case { kv_heads, group, width, block, window, tile, alone, seed } = case;
+    let sides = if alone.is_some() { 1 } else { 2 };
+    let (heads, token) = (kv_heads * group, sides * kv_heads * width);
+    let norm = numbers(seed + 77, width);
+    let frequencies: Vec<f32> = (0..alone.unwrap_or(0)).map(|pair| 0.7 / (1 + pair) as f32).collect();
+    let remade = alone.map(|_| Remade { norm: &norm, frequencies: &frequencies });
     let longest = sequences.iter().map(|(before, new)| before + new).max().unwrap();
     let blocks = longest.div_ceil(block);
     let pages = blocks * sequences.len();
@@ -79,8 +85,24 @@ fn check(case: Case, sequences: &[(usize, usize)]) {
         block_table: &table,
         first_block: &first_block,
         window,
+        remade,
     };
     attention.run(&mut out).unwrap();
+
+    // The key of a token, as it is stored or made from its value.
+    let key = |token: &[f32], position: usize, of: usize| -> Vec<f64> {
+        let stored: Vec<f64> = token[of..of + width].iter().map(|value| f64::from(*value)).collect();
+        if alone.is_none() {
+            return stored;
+        }
+        let mut key: Vec<f64> = stored.iter().zip(&norm).map(|(value, norm)| value * f64::from(*norm)).collect();
+        for (pair, frequency) in frequencies.iter().enumerate() {
+            let (sin, cos) = (position as f64 * f64::from(*frequency)).sin_cos();
+            let (left, right) = (key[pair], key[pair + width / 2]);
+            (key[pair], key[pair + width / 2]) = (left * cos - right * sin, right * cos + left * sin);
+        }
+        key
+    };
 
     let (mut row, mut start) = (0, 0);
     for (before, new) in sequences {
@@ -91,14 +113,16 @@ fn check(case: Case, sequences: &[(usize, usize)]) {
                 let seen = (at + 1).saturating_sub(window)..=at;
                 let scores: Vec<f64> = seen
                     .clone()
-                    .map(|key| {
-                        query.iter().zip(&stored[start + key][of..]).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
+                    .map(|at| {
+                        let key = key(&stored[start + at], at, of);
+                        query.iter().zip(&key).map(|(q, k)| f64::from(*q) * k).sum()
                     })
                     .collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - most).exp()).sum();
                 for column in 0..width {
-                    let value = |key: usize| f64::from(stored[start + key][kv_heads * width + of + column]);
+                    let value =
+                        |key: usize| f64::from(stored[start + key][(sides - 1) * kv_heads * width + of + column]);
                     let wanted: f64 =
                         seen.clone().zip(&scores).map(|(key, score)| (score - most).exp() * value(key)).sum();
                     let found = f64::from(out[(row * heads + head) * width + column]);
@@ -120,8 +144,11 @@ proptest! {
         kv_heads in 1_usize..4, group in 1_usize..5, width in 1_usize..40, block in 1_usize..12, window in 1_usize..40,
         tile in 1_usize..9, seed in 0_u64..1000, sequences in proptest::collection::vec((0_usize..30, 1_usize..20), 1..5),
     ) {
-        check(Case { kv_heads, group, width, block, window, tile, seed }, &sequences);
-        check(Case { kv_heads, group, width, block, window: usize::MAX, tile, seed }, &sequences);
+        let case = Case { kv_heads, group, width, block, window, tile, alone: None, seed };
+        check(case, &sequences);
+        check(Case { window: usize::MAX, ..case }, &sequences);
+        check(Case { window: usize::MAX, alone: Some(width / 2), ..case }, &sequences);
+        check(Case { window: usize::MAX, alone: Some(width / 4), ..case }, &sequences);
     }
 
     #[test]
@@ -131,10 +158,13 @@ proptest! {
         let attention = Attention {
             queries: &queries, pool: &pool, part, kv_heads: 1, width: 2, group: 1, positions: &fields[..4],
             items: &[[fields[4], fields[5], fields[6]]], block_table: &fields[7..9], first_block: &fields[9..10],
-            window: usize::MAX,
+            window: usize::MAX, remade: None,
         };
         // Whatever they say, it is an answer or an error.
         let _: Result<(), AttentionError> = attention.run(&mut out);
+        let remade = Some(Remade { norm: &[1.0, 2.0], frequencies: &[0.5] });
+        let alone = Attention { part: Part { token: 2, ..part }, remade, ..attention };
+        let _: Result<(), AttentionError> = alone.run(&mut out);
         let mut pool = [0_u8; 64];
         prop_assert!(write(&mut pool, &part, &fields[..2], &[1; 16]).is_ok());
     }

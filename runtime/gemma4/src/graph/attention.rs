@@ -34,16 +34,7 @@ pub(super) fn rotary(b: &mut Builder, positions: Value, rope: Rope, head_dim: u6
     let half = head_dim / 2;
     // The first pairs turn. At least one is computed, so that no shape is empty.
     let turning = rope.angles.clamp(1, half.max(1));
-    let frequency = |pair: u64| {
-        if pair >= rope.angles {
-            return 0.0;
-        }
-        let exponent = -2.0 * to_f64(pair) / to_f64(head_dim);
-        #[expect(clippy::cast_possible_truncation, reason = "the model's angles are f32")]
-        let frequency = rope.theta.powf(exponent) as f32;
-        frequency
-    };
-    let frequencies: Vec<f32> = (0..turning).map(frequency).collect();
+    let frequencies = frequencies(rope, head_dim, turning);
     let frequencies = b.constant(&frequencies, &[turning])?;
     let dims = [rows, turning];
     let frequencies = b.broadcast(frequencies, &dims, &[1])?;
@@ -58,6 +49,20 @@ pub(super) fn rotary(b: &mut Builder, positions: Value, rope: Rope, head_dim: u6
     let (one, zero) = (b.scalar(1.0_f32)?, b.scalar(0.0_f32)?);
     let mut pad = |x, with| b.pad(x, with, &[0; 2], &[0, still], &[0; 2]);
     Ok(Rotary { cos: pad(cos, one)?, sin: pad(sin, zero)? })
+}
+
+/// Radians that the first `pairs` pairs are turned by for each position.
+fn frequencies(rope: Rope, head_dim: u64, pairs: u64) -> Vec<f32> {
+    let frequency = |pair: u64| {
+        if pair >= rope.angles {
+            return 0.0;
+        }
+        let exponent = -2.0 * to_f64(pair) / to_f64(head_dim);
+        #[expect(clippy::cast_possible_truncation, reason = "the model's angles are f32")]
+        let frequency = rope.theta.powf(exponent) as f32;
+        frequency
+    };
+    (0..pairs).map(frequency).collect()
 }
 
 /// Turns the pairs `(j, j + d/2)` of each head `[T, heads, d]`; the result is rounded to `result`.
@@ -234,14 +239,20 @@ fn blocks(
         _ => (0, 0, 0),
     };
     let kv_heads = step.kv_heads(at)?;
-    let (_, owner) = step.owner_layer(at)?;
-    // Keys that are made from stored values have no kernel yet.
-    if step.kernels == Kernels::Cpu && !owner.k_eq_v {
+    let keys = match step.owner_layer(at)? {
+        (of, owner) if owner.k_eq_v => Some(Keys { norm: step.weights.of(b, of, Role::KNorm)?, rope: owner.rope }),
+        _ => None,
+    };
+    if step.kernels == Kernels::Cpu {
         let pages = pages(b, step, at, layer, pool)?;
         let (table, first) = (step.block_table(layer.kind)?, step.first_block(layer.kind)?);
-        let others = [step.positions, step.items, step.num_items, table, first];
+        let mut others = vec![step.positions, step.items, step.num_items, table, first];
+        if let Some(Keys { norm, rope }) = keys {
+            let turning = rope.angles.clamp(1, (width / 2).max(1));
+            others.extend([norm, b.constant(&frequencies(rope, width, turning), &[turning])?]);
+        }
         let window = if layer.kind == AttentionKind::Full { 0 } else { step.config.text.sliding_window };
-        return Ok(step.kernels.attention(b, &pages, queries, others, (kv_heads, window))?);
+        return Ok(step.kernels.attention(b, &pages, queries, &others, (kv_heads, window))?);
     }
     let group = heads.checked_div(kv_heads).unwrap_or(0);
     let tile = step.options.query_tile;
@@ -258,10 +269,6 @@ fn blocks(
 
     let none = b.scalar(0_i32)?;
     let first_row = step.page_row(b, at)?;
-    let keys = match step.owner_layer(at)? {
-        (of, owner) if owner.k_eq_v => Some(Keys { norm: step.weights.of(b, of, Role::KNorm)?, rope: owner.rope }),
-        _ => None,
-    };
     let tokens = step.options.kv.tokens_per_block(layer.kind);
     let reach = Reach { first_row, keys, tile, tokens, kv_heads, group, width };
     let outs = for_loop(b, none, step.num_items, &[out], |b, item, carried| {

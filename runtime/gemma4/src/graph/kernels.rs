@@ -29,9 +29,10 @@ pub const KV_WRITE: &str = "gemma4.kv_write.v1";
 
 /// Attention of queries over pages that hold keys and values. Operands are queries `[T, heads, d]` in float32 or bfloat16, the
 /// pool, the row of a page at which the layer's part begins, positions `[T]`, items `[I, 3]`, their number, the block table
-/// and the first blocks; attributes `tokens` (of a block), `kv_heads` and `window` (0: everything is seen). The result is like
-/// the queries, with 0 in rows of no item.
-pub const ATTENTION: &str = "gemma4.attention.v1";
+/// and the first blocks; attributes `tokens` (of a block), `kv_heads` and `window` (0: everything is seen). Where values are
+/// stored alone, two more: the weight of the keys' norm `[d]` in the type of the queries, and the radians `[<= d/2]` in float32
+/// that the first pairs of a key are turned by for each position. The result is like the queries, with 0 in rows of no item.
+pub const ATTENTION: &str = "gemma4.attention.v2";
 
 /// The experts' part of a layer. Operands are rows `[T, H]` in float32 or bfloat16, the expert of each pair `[T * k]` (one that
 /// does not exist for none), its share `[T, k]` in float32, and the matrices `[E, 2I, H]` and `[E, H, I]` in the type of the
@@ -100,7 +101,7 @@ impl Kernels {
         b: &mut Builder,
         pages: &Pages,
         queries: Value,
-        others: [Value; 5],
+        others: &[Value],
         (kv_heads, window): (u64, u64),
     ) -> Result<Value, HloError> {
         let setting = |name: &str, value| (name.to_owned(), count(value));
@@ -110,7 +111,7 @@ impl Kernels {
             config: vec![setting("tokens", pages.tokens), setting("kv_heads", kv_heads), setting("window", window)],
             ..CustomCall::default()
         };
-        let operands: Vec<Value> = [queries, pages.pool, pages.row].into_iter().chain(others).collect();
+        let operands: Vec<Value> = [queries, pages.pool, pages.row].into_iter().chain(others.iter().copied()).collect();
         let results = b.custom_call(&call, &operands)?;
         Ok(results.first().copied().unwrap_or(queries))
     }
