@@ -162,9 +162,12 @@ pub struct Remade<'a, Q> {
     pub frequencies: &'a [f32],
 }
 
+/// Cosine and sine of an angle.
+type Turn = (f32, f32);
+
 impl<Q: Number> Remade<'_, Q> {
     /// Cosine and sine of each frequency at the positions below `end`, `[end, frequencies]`.
-    fn turns(&self, end: usize) -> Vec<(f32, f32)> {
+    fn turns(&self, end: usize) -> Vec<Turn> {
         /// Positions of a piece.
         const PIECE: usize = 64;
         let each = self.frequencies.len();
@@ -187,7 +190,7 @@ impl<Q: Number> Remade<'_, Q> {
     }
 
     /// The key of a value, rounded as a key that is stored would be.
-    fn key(&self, value: &[f32], turns: &[(f32, f32)], key: &mut [f32]) {
+    fn key(&self, value: &[f32], turns: &[Turn], key: &mut [f32]) {
         for ((key, value), norm) in key.iter_mut().zip(value).zip(self.norm) {
             *key = value * norm.widen();
         }
@@ -261,7 +264,7 @@ impl<Q: Number> Attention<'_, Q> {
 struct Item<'a, Q> {
     of: &'a Attention<'a, Q>,
     /// How keys are made, with the turns of all positions.
-    remade: Option<(&'a Remade<'a, Q>, &'a [(f32, f32)])>,
+    remade: Option<(&'a Remade<'a, Q>, &'a [Turn])>,
     item: [i32; 3],
     head: usize,
     out: &'a Shared<'a, Q>,
