@@ -307,7 +307,6 @@ fn a_start_that_is_killed_while_it_keeps_programs_leaves_nothing_that_harms() {
         };
         let launch = Launch::new(&SMALLEST).with_programs(&programs);
         cut_off += usize::from(killed(&launch, moment));
-        println!("killed {moment:?}: {} programs were half written", half_written(&programs));
     }
     assert!(cut_off > 0, "no start was cut off");
     let mended = Launch::new(&SMALLEST).with_programs(&programs).start();
