@@ -48,9 +48,9 @@ def test_requests_together_say_what_they_say_alone(url, slow):
 
 CLIENTS = 2048
 
-# What a second wave may add to the memory of the process, in bytes. The first wave has grown its queue, its tables of
-# connections and the arenas of its allocator, which keep what was freed; the second one finds all of that and should add
-# nothing. Arenas that fill up in another order do add some: this allows 8 KiB a request, less than the buffers of one
+# What a wave may add to the memory of the process once there were two, in bytes. The first ones grow its queue, its tables
+# of connections and the arenas of its allocator, which keep what was freed and fill in another order each time: over six
+# waves 252, 265, 269, 272, 272 and 273 MiB were seen. This allows 8 KiB a request, less than the buffers of one
 # connection, so that a connection, request or answer that is kept shows.
 MORE_MEMORY = CLIENTS * 8192
 
@@ -99,14 +99,14 @@ def test_2048_clients_at_once(url, pid):
     generator.shuffle(order)
     before = metrics(url)
     held = []
-    for _ in range(2):
+    for _ in range(3):
         most = asyncio.run(wave(url, [kinds[at] for at in order], [expected[at] for at in order]))
         assert most > CLIENTS / 2, f"at most {most} requests waited: they did not come together"
         held.append(resident(pid))
     after = metrics(url)
     served = "vllm:request_generation_tokens_count"
-    assert after[served] - before[served] == 2 * CLIENTS
+    assert after[served] - before[served] == 3 * CLIENTS
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert after["vllm:kv_cache_usage_perc"] == 0
     print(f"memory after the waves: {[bytes >> 20 for bytes in held]} MiB")
-    assert held[1] - held[0] <= MORE_MEMORY, f"{held[0]} bytes became {held[1]}"
+    assert held[2] - held[1] <= MORE_MEMORY, f"{held[1]} bytes became {held[2]}"
