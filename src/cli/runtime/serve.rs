@@ -158,6 +158,15 @@ fn options(plan: &Plan, settings: &Settings, key: Option<String>, stop_seconds: 
     options.api_keys = ApiKeys::new(key);
     options.grace = Duration::from_secs(stop_seconds.saturating_sub(GRACE_MARGIN));
     options.info = serde_json::json!({ "profile": plan.profile.name, "settings": settings });
+    let cache = &plan.kv_cache;
+    let labels = [
+        ("block_size", cache.block_size.to_string()),
+        ("num_gpu_blocks", settings.kv_pages.to_string()),
+        ("cache_dtype", cache.dtype.clone()),
+        ("gpu_memory_utilization", plan.memory.utilization.to_string()),
+        ("enable_prefix_caching", settings.prefix_caching.to_string()),
+    ];
+    options.cache_config = labels.map(|(name, value)| (name.to_owned(), value)).to_vec();
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.system_fingerprint = Some(plan.digest.trim_start_matches("sha256:").chars().take(16).collect());
     Ok(options)

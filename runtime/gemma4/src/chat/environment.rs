@@ -29,6 +29,8 @@ pub(super) fn new() -> Result<Environment<'static>, Error> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(bounds::method);
     environment.set_fuel(Some(FUEL));
+    // Errors would carry the template's variables, which may be nested deeper than whoever drops the error has stack for.
+    environment.set_debug(false);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });

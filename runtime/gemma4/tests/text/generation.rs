@@ -48,13 +48,14 @@ fn wrong_values_are_errors_with_the_file() {
         (r#"{"top_k": 1.5}"#, "floating point"),
         (r#"{"temperature": "hot"}"#, "invalid type"),
         (r#"{"temperature": -1}"#, "`temperature` is -1; expected 0 or more"),
-        (r#"{"temperature": 1e300}"#, "`temperature` is inf"),
+        (r#"{"temperature": 1e300}"#, "`temperature` is inf|number out of range"),
         (r#"{"top_p": 0}"#, "`top_p` is 0; expected more than 0 and at most 1"),
         (r#"{"min_p": 1.5}"#, "`min_p`"),
         (r#"{"repetition_penalty": 0}"#, "`repetition_penalty`"),
     ] {
         let error = GenerationConfig::open(folder(&[(FILE, text)]).path()).expect_err(text);
         let error = chain(&error);
-        assert!(error.contains(FILE) && error.contains(expected), "{error}");
+        // A feature of serde_json that other packages of a build may ask for decides who notices.
+        assert!(error.contains(FILE) && expected.split('|').any(|words| error.contains(words)), "{error}");
     }
 }
