@@ -239,11 +239,8 @@ fn blocks(
         _ => (0, 0, 0),
     };
     let kv_heads = step.kv_heads(at)?;
-    let keys = match step.owner_layer(at)? {
-        (of, owner) if owner.k_eq_v => Some(Keys { norm: step.weights.of(b, of, Role::KNorm)?, rope: owner.rope }),
-        _ => None,
-    };
     if step.kernels == Kernels::Cpu {
+        let keys = remade_keys(b, step, at)?;
         let pages = pages(b, step, at, layer, pool)?;
         let (table, first) = (step.block_table(layer.kind)?, step.first_block(layer.kind)?);
         let mut others = vec![step.positions, step.items, step.num_items, table, first];
@@ -269,6 +266,7 @@ fn blocks(
 
     let none = b.scalar(0_i32)?;
     let first_row = step.page_row(b, at)?;
+    let keys = remade_keys(b, step, at)?;
     let tokens = step.options.kv.tokens_per_block(layer.kind);
     let reach = Reach { first_row, keys, tile, tokens, kv_heads, group, width };
     let outs = for_loop(b, none, step.num_items, &[out], |b, item, carried| {
@@ -280,6 +278,14 @@ fn blocks(
     })?;
     let out = outs.first().copied().unwrap_or(out);
     Ok(b.slice_dim(out, 0, 0, rows)?)
+}
+
+/// How a layer's keys are made, if values are stored alone.
+fn remade_keys(b: &mut Builder, step: &Step<'_>, at: At) -> Result<Option<Keys>, GraphError> {
+    Ok(match step.owner_layer(at)? {
+        (of, owner) if owner.k_eq_v => Some(Keys { norm: step.weights.of(b, of, Role::KNorm)?, rope: owner.rope }),
+        _ => None,
+    })
 }
 
 /// The layer's part of the pages.
