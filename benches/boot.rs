@@ -8,6 +8,8 @@
 //! Each start is a process of its own. The cold one has neither compiled programs nor aligned weights; both find the
 //! checkpoint in the page cache. Then prompts of all lengths that pad to one bucket are timed one by one.
 
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
