@@ -89,21 +89,20 @@ fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Nu
     let weights: [&[W]; R] = std::array::from_fn(|row| &weights[row * width..][..width]);
     let inputs: [&[f32]; T] = std::array::from_fn(|token| &inputs[token * width..][..width]);
     let mut sums = [[[0.0_f32; L]; T]; R];
-    let whole = width / L * L;
-    let mut at = 0;
-    while at < whole {
-        let inputs: [[f32; L]; T] = std::array::from_fn(|token| lanes(&inputs[token][at..]));
+    let (count, whole) = (width / L, width / L * L);
+    // Whole arrays of lanes, all as long: nothing is left to check in the loop, and the compiler keeps the sums in registers.
+    let weight_lanes: [&[[W; L]]; R] = std::array::from_fn(|row| &weights[row].as_chunks().0[..count]);
+    let input_lanes: [&[[f32; L]]; T] = std::array::from_fn(|token| &inputs[token].as_chunks().0[..count]);
+    for at in 0..count {
         for row in 0..R {
-            let weight: [W; L] = elements(&weights[row][at..]);
-            let weight: [f32; L] = std::array::from_fn(|lane| weight[lane].widen());
+            let weight = weight_lanes[row][at].map(W::widen);
             for token in 0..T {
+                let input = input_lanes[token][at];
                 for lane in 0..L {
-                    let old = sums[row][token][lane];
-                    sums[row][token][lane] = fma::<FUSED>(weight[lane], inputs[token][lane], old);
+                    sums[row][token][lane] = fma::<FUSED>(weight[lane], input[lane], sums[row][token][lane]);
                 }
             }
         }
-        at += L;
     }
     for row in 0..R {
         for token in 0..T {
@@ -115,15 +114,4 @@ fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Nu
         }
     }
     T
-}
-
-/// The first `L` elements; zeros where there are not as many.
-#[inline(always)]
-fn elements<const L: usize, W: Number>(from: &[W]) -> [W; L] {
-    from.first_chunk().copied().unwrap_or([W::default(); L])
-}
-
-#[inline(always)]
-fn lanes<const L: usize>(from: &[f32]) -> [f32; L] {
-    elements(from)
 }

@@ -7,7 +7,7 @@ use crate::threads::{self, Shared};
 use crate::vectors::vectorize;
 
 /// From as many rows on, turning the weights into panels pays.
-const BLOCKED_FROM: usize = 24;
+const BLOCKED_FROM: usize = 64;
 /// Bytes of weights that a thread takes at a time.
 const PIECE: usize = 128 << 10;
 /// Columns that a thread takes at a time where weights become panels.
