@@ -36,7 +36,7 @@ pub enum CheckpointError {
     },
     /// It was not downloaded.
     #[error(
-        "{id} is not in {}; get it with `hf download {id}{}`, or name a folder with `--checkpoint`",
+        "{id} is not in {}; get it with `hf download {id}{}`, or let `model.id` name a folder that holds it",
         cache.display(),
         revision.as_deref().map(|revision| format!(" --revision {revision}")).unwrap_or_default()
     )]

@@ -226,6 +226,20 @@ fn an_apply_that_is_killed_leaves_a_launch_that_the_next_one_takes_over() {
 }
 
 #[test]
+fn a_launch_whose_record_is_torn_is_still_found_and_ended() {
+    let Some(bench) = Bench::new() else { return };
+    bench.launched();
+    // As a crash between the plan and the record of another apply leaves it.
+    std::fs::write(bench.folder().join("plan.json"), "{}").expect("written");
+    assert_eq!(bench.status()["launches"][0]["state"], "running and healthy");
+    std::fs::write(bench.folder().join("launch.json"), "torn").expect("written");
+    let output = bench.run(&["destroy", "gemma4-smoke.local", "--yes"]);
+    assert!(output.status.success(), "{}", texts(&output).1);
+    assert!(TcpStream::connect(("127.0.0.1", bench.port)).is_err(), "nobody listens any more");
+    assert!(!bench.folder().exists());
+}
+
+#[test]
 fn a_running_request_is_answered_before_the_end() {
     let Some(bench) = Bench::new() else { return };
     bench.launched();

@@ -5,9 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::completion::final_status;
-use super::http::{self, Answer};
-use super::secrets::Values;
+use super::http::{self, Answer, HEALTH_TIMEOUT, Readiness};
+use super::secrets::{API_KEY, Values};
 use super::state::{Fingerprint, Launch};
 use super::tools::{self, DOCKER, failed};
 use super::{Decision, Found, LaunchError, Life, Place, Progress, Reason, Say, hash};
@@ -15,12 +14,6 @@ use crate::emit::Service;
 
 /// The label that says which plan a container runs, and that it is ours. `emit` writes it too.
 const LABEL: &str = "gemma4ctl.digest";
-
-/// The variable from which vLLM takes the key that requests have to show.
-const API_KEY: &str = "VLLM_API_KEY";
-
-/// How long an answer to /health may take.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A container, or the wish for one.
 pub(super) struct Docker {
@@ -207,27 +200,16 @@ impl Place for Docker {
 
     fn progress(&mut self, left: Duration, say: Say<'_>) -> Result<Progress, LaunchError> {
         self.still_runs(say)?;
-        let service = &self.service;
-        let text = match http::health(&service.health_url, HEALTH_TIMEOUT.min(left)) {
-            Answer::Fine => {
-                match http::completion(&service.base_url, &service.model, self.values.get(API_KEY), left) {
-                    Answer::Fine => {
-                        // The one that answered is the one that was started.
-                        self.still_runs(say)?;
-                        return Ok(Progress::Ready);
-                    }
-                    Answer::Status(status, message) if final_status(status) => {
-                        let message = self.values.mask(&message);
-                        return Err(LaunchError::Refused { name: self.name().to_owned(), status, message });
-                    }
-                    Answer::Status(status, _) => format!("/v1/completions answers with status {status}"),
-                    Answer::None(error) => format!("/v1/completions: {error}"),
-                }
+        let text = match http::ready(&self.service, &self.values, left)? {
+            Readiness::Ready => {
+                // The one that answered is the one that was started.
+                self.still_runs(say)?;
+                return Ok(Progress::Ready);
             }
-            Answer::Status(status, _) => format!("/health answers with status {status}"),
-            Answer::None(_) => "the server does not listen yet: it loads weights and compiles".to_owned(),
+            Readiness::NotYet(text) => text,
+            Readiness::Silent => "the server does not listen yet: it loads weights and compiles".to_owned(),
         };
-        Ok(Progress::Waiting { phase: "the server", limit: service.ready_seconds, text })
+        Ok(Progress::Waiting { phase: "the server", limit: self.service.ready_seconds, text })
     }
 
     fn pause(&self, waited: Duration) -> Duration {

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use super::LaunchError;
+use super::completion::final_status;
+use super::secrets::{API_KEY, Values};
+use crate::emit::Service;
+
+/// How long an answer to /health may take.
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What an engine says to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -28,6 +36,38 @@ pub(super) fn health(url: &str, timeout: Duration) -> Answer {
     answer(agent(timeout).get(url).call())
 }
 
+/// How far a server is.
+#[derive(Debug)]
+pub(super) enum Readiness {
+    /// It says that it is alive, and completes.
+    Ready,
+    /// It answers otherwise.
+    NotYet(String),
+    /// It does not answer.
+    Silent,
+}
+
+/// Whether a service says that it is alive and completes one token.
+///
+/// # Errors
+/// [`LaunchError::Refused`] if it refuses the completion, and would again.
+pub(super) fn ready(service: &Service, values: &Values, left: Duration) -> Result<Readiness, LaunchError> {
+    match health(&service.health_url, HEALTH_TIMEOUT.min(left)) {
+        Answer::Fine => {}
+        Answer::Status(status, _) => return Ok(Readiness::NotYet(format!("/health answers with status {status}"))),
+        Answer::None(_) => return Ok(Readiness::Silent),
+    }
+    Ok(match completion(&service.base_url, &service.model, values.get(API_KEY), left) {
+        Answer::Fine => Readiness::Ready,
+        Answer::Status(status, message) if final_status(status) => {
+            let message = values.mask(&message);
+            return Err(LaunchError::Refused { name: service.name.clone(), status, message });
+        }
+        Answer::Status(status, _) => Readiness::NotYet(format!("/v1/completions answers with status {status}")),
+        Answer::None(error) => Readiness::NotYet(format!("/v1/completions: {error}")),
+    })
+}
+
 /// The text at `url`.
 pub(super) fn get(url: &str, api_key: Option<&str>, timeout: Duration) -> Result<String, String> {
     let mut request = agent(timeout).get(url);
@@ -42,7 +82,7 @@ pub(super) fn get(url: &str, api_key: Option<&str>, timeout: Duration) -> Result
 }
 
 /// One real completion of one token.
-pub(super) fn completion(base_url: &str, model: &str, api_key: Option<&str>, timeout: Duration) -> Answer {
+fn completion(base_url: &str, model: &str, api_key: Option<&str>, timeout: Duration) -> Answer {
     let mut request = agent(timeout).post(format!("{base_url}/v1/completions")).content_type("application/json");
     if let Some(key) = api_key {
         request = request.header("Authorization", format!("Bearer {key}"));

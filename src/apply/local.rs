@@ -11,20 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::completion::final_status;
-use super::http::{self, Answer};
+use super::http::{self, Answer, HEALTH_TIMEOUT, Readiness};
 use super::interrupt;
 use super::process::Process;
-use super::secrets::Values;
+use super::secrets::{API_KEY, Values};
 use super::state::{Fingerprint, Launch};
 use super::{Decision, Found, LaunchError, Life, Place, Progress, Reason, Say, hash};
 use crate::emit::Service;
-
-/// How long /health may take.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The variable that carries the key which requests have to show.
-const API_KEY: &str = "VLLM_API_KEY";
 
 /// Lines of the log that are shown of a process that ended.
 const LAST_LINES: usize = 40;
@@ -52,6 +45,18 @@ impl Local {
             local.reach_at(&process);
         }
         local
+    }
+
+    /// One of which no more is known than the folder: enough to look at it and to end it.
+    pub(super) fn found(name: &str, folder: PathBuf, base_url: &str, checkpoint: Option<PathBuf>) -> Self {
+        let service = Service {
+            name: name.to_owned(),
+            health_url: format!("{base_url}/health"),
+            base_url: base_url.to_owned(),
+            stop_seconds: 120,
+            ..Service::default()
+        };
+        Local::new(service, folder, checkpoint)
     }
 
     fn log(&self) -> PathBuf {
@@ -208,26 +213,15 @@ impl Place for Local {
         {
             self.reach_at(&process);
         }
-        let text = match http::health(&self.service.health_url, HEALTH_TIMEOUT.min(left)) {
-            // Another server on the port would answer in its place.
-            Answer::Fine if self.process.is_none() => self.last_line(),
-            Answer::Fine => {
-                let service = &self.service;
-                match http::completion(&service.base_url, &service.model, self.values.get(API_KEY), left) {
-                    Answer::Fine => {
-                        self.still_runs(say)?;
-                        return Ok(Progress::Ready);
-                    }
-                    Answer::Status(status, message) if final_status(status) => {
-                        let message = self.values.mask(&message);
-                        return Err(LaunchError::Refused { name: self.service.name.clone(), status, message });
-                    }
-                    Answer::Status(status, _) => format!("/v1/completions answers with status {status}"),
-                    Answer::None(error) => format!("/v1/completions: {error}"),
-                }
+        // Another server on the port would answer in its place.
+        let asked = self.process.as_ref().map(|_| http::ready(&self.service, &self.values, left)).transpose()?;
+        let text = match asked {
+            Some(Readiness::Ready) => {
+                self.still_runs(say)?;
+                return Ok(Progress::Ready);
             }
-            Answer::Status(status, _) => format!("/health answers with status {status}"),
-            Answer::None(_) => self.last_line(),
+            Some(Readiness::NotYet(text)) => text,
+            Some(Readiness::Silent) | None => self.last_line(),
         };
         Ok(Progress::Waiting { phase: "the engine", limit: self.service.ready_seconds, text })
     }

@@ -283,27 +283,33 @@ pub fn open(plan: &Plan, target: Target) -> Result<(String, Box<dyn Place>), Lau
     Ok((target.launch_name(&name), place))
 }
 
-/// The place of a recorded launch, with the plan that it runs.
+/// The place of the launch `name`, whatever of its record can still be read. `None` for one that is not on this machine
+/// and of which nothing can be read.
 ///
 /// # Errors
-/// If the target is not known, or the plan cannot be launched there any more.
-pub fn reopen(launch: &Launch, plan: &Plan) -> Result<Box<dyn Place>, LaunchError> {
-    let templates = Templates::with_user_folder(None);
-    match Target::of(&launch.target) {
+/// If its plan cannot be launched any more.
+pub fn reopen(
+    store: &state::Store,
+    name: &str,
+    launch: Option<&Launch>,
+) -> Result<Option<Box<dyn Place>>, LaunchError> {
+    let base_url = launch.map(|launch| launch.base_url.as_str()).unwrap_or_default();
+    let target = launch.map_or_else(|| Some(Target::of_launch(name)), |launch| Target::of(&launch.target));
+    let elsewhere = match target {
+        // No more than the name is needed of what is on this machine.
         Some(Target::Local) => {
-            let folder = state::Store::of_user()?.folder(&launch.name);
-            let checkpoint = launch.ids.get("checkpoint").map(Into::into);
-            Ok(Box::new(local::Local::new(emit::process(plan)?, folder, checkpoint)))
+            let checkpoint = launch.and_then(|launch| launch.ids.get("checkpoint")).map(Into::into);
+            return Ok(Some(Box::new(local::Local::found(name, store.folder(name), base_url, checkpoint))));
         }
-        Some(Target::Docker) | None => Ok(container(&launch.name, &launch.base_url)),
-        Some(Target::Gcloud) => Ok(Box::new(gcloud::Gcloud::at(emit::machine(plan, &templates)?, &launch.ids)?)),
-        Some(Target::Gke) => Ok(Box::new(gke::Gke::at(emit::workload(plan, &templates)?, plan, &launch.ids)?)),
-    }
-}
-
-/// The place of a container of which no more than the name is known, and perhaps where it answers.
-pub fn container(name: &str, base_url: &str) -> Box<dyn Place> {
-    Box::new(docker::Docker::named(name, base_url))
+        Some(Target::Docker) | None => return Ok(Some(Box::new(docker::Docker::named(name, base_url)))),
+        Some(elsewhere) => elsewhere,
+    };
+    let Some((launch, plan)) = launch.and_then(|launch| Some((launch, store.plan(launch)?))) else { return Ok(None) };
+    let templates = Templates::with_user_folder(None);
+    Ok(Some(match elsewhere {
+        Target::Gke => Box::new(gke::Gke::at(emit::workload(&plan, &templates)?, &plan, &launch.ids)?),
+        _ => Box::new(gcloud::Gcloud::at(emit::machine(&plan, &templates)?, &launch.ids)?),
+    }))
 }
 
 /// What `plan` needs, where `answers` says whether the server is alive now.

@@ -6,6 +6,9 @@ use super::LaunchError;
 use crate::emit::SecretUse;
 use crate::profile::redact;
 
+/// The variable that carries the key which requests have to show.
+pub(super) const API_KEY: &str = "VLLM_API_KEY";
+
 /// Values by the variable that the engine reads.
 #[derive(Default)]
 pub(super) struct Values(Vec<(String, String)>);

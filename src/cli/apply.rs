@@ -234,29 +234,6 @@ pub(super) fn launch_name(store: &Store, argument: &str, output: &mut Output) ->
     }
 }
 
-/// The place of the launch `name`, whatever of its record can still be read. `None` for one that is not on this machine
-/// and of which nothing can be read.
-///
-/// # Errors
-/// If its plan cannot be launched any more.
-pub(super) fn reopen(
-    store: &Store,
-    name: &str,
-    launch: Option<&Launch>,
-) -> Result<Option<Box<dyn Place>>, LaunchError> {
-    let on_this_machine = match launch {
-        Some(launch) => launch.target == Target::Docker.word(),
-        None => Target::of_launch(name) == Target::Docker,
-    };
-    if on_this_machine {
-        // No more of a container is needed than its name.
-        let base_url = launch.map(|launch| launch.base_url.as_str()).unwrap_or_default();
-        return Ok(Some(apply::container(name, base_url)));
-    }
-    let Some(launch) = launch else { return Ok(None) };
-    store.plan(launch).map(|plan| apply::reopen(launch, &plan)).transpose()
-}
-
 /// What to say of a name that a profile gives and no launch has.
 pub(super) fn not_launched(argument: &str, name: &str) -> anyhow::Error {
     anyhow::anyhow!("{argument} is not launched: there is no launch `{name}`")

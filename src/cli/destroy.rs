@@ -1,10 +1,10 @@
 //! `destroy NAME`.
 
-use super::apply::{ask, launch_failed, launch_name, not_launched, reopen};
+use super::apply::{ask, launch_failed, launch_name, not_launched};
 use super::output::note;
 use super::{FINDINGS, Output};
-use crate::apply::LaunchError;
 use crate::apply::state::Store;
+use crate::apply::{self, LaunchError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -28,7 +28,7 @@ fn destroy(arguments: &Arguments, store: &Store, name: &str) -> anyhow::Result<u
     let _lock = store.lock(name).map_err(LaunchError::from)?;
     let launch = store.read(name).ok().flatten();
     let recorded = store.holds(name);
-    let place = reopen(store, name, launch.as_ref())?;
+    let place = apply::reopen(store, name, launch.as_ref())?;
     let found = match &place {
         Some(place) => place.look()?,
         None => None,

@@ -2,8 +2,9 @@
 
 use anyhow::bail;
 
-use super::apply::{launch_failed, launch_name, not_launched, reopen};
+use super::apply::{launch_failed, launch_name, not_launched};
 use super::{FINDINGS, Output};
+use crate::apply;
 use crate::apply::state::Store;
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         return Err(not_launched(&arguments.name, &name));
     }
     let launch = store.read(&name).ok().flatten();
-    let logs = match reopen(&store, &name, launch.as_ref()) {
+    let logs = match apply::reopen(&store, &name, launch.as_ref()) {
         Ok(Some(place)) => place.logs(arguments.follow),
         Ok(None) => bail!("the record of {name} cannot be read, so it is not known where its logs are"),
         Err(error) => Err(error),

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::apply::{launch_name, not_launched, reopen, short};
+use super::apply::{launch_name, not_launched, short};
 use super::output::note;
 use super::{Output, ResultFormat};
 use crate::apply::state::{Launch, Store};
-use crate::apply::{Difference, Found, Life, Place, Target, differences, same_digest};
+use crate::apply::{self, Difference, Found, Life, Place, Target, differences, same_digest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -110,7 +110,7 @@ fn compare(store: &Store, launch: &Launch, state: &str) -> Result<Vec<Difference
 
 /// What a launch is now, in a word or two, and which plan it runs.
 fn observe(store: &Store, name: &str, launch: Option<&Launch>) -> Result<(String, Option<String>), String> {
-    let place = reopen(store, name, launch).map_err(|error| error.to_string())?;
+    let place = apply::reopen(store, name, launch).map_err(|error| error.to_string())?;
     let Some(place) = place else { return Err(format!("the record of {name} cannot be read")) };
     let found = place.look().map_err(|error| error.to_string())?;
     Ok((word(place.as_ref(), found.as_ref()), found.and_then(|found| found.digest)))

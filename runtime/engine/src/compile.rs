@@ -189,10 +189,7 @@ impl Compiler {
         let (plugin, devices) = (Plugin::load(&target.plugin)?, &target.devices);
         let compiler = match devices {
             Devices::Topology { name, .. } => Compiler::Topology(plugin.topology(name, &[])?),
-            Devices::Cpu { count } => {
-                gemma4_kernels::register(plugin)?;
-                Compiler::Client(plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])?)
-            }
+            Devices::Cpu { .. } => Compiler::Client(client(plugin, devices)?),
         };
         let found = compiler.device_ids()?.len();
         if u32::try_from(found) != Ok(devices.count()) {
@@ -256,6 +253,20 @@ impl Compiler {
         let bytes = bytes(&compiled.memory_stats()?)?;
         let serialized = if executable { Some(compiled.serialize()?) } else { None };
         Ok((Answer { seconds, verdict: Verdict::Fits(bytes) }, serialized))
+    }
+}
+
+/// The devices of this machine, with what programs for them call.
+///
+/// # Errors
+/// What the plugin says.
+pub(crate) fn client(plugin: Plugin, devices: &Devices) -> gemma4_pjrt::Result<Client> {
+    match devices {
+        Devices::Cpu { count } => {
+            gemma4_kernels::register(plugin)?;
+            plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])
+        }
+        Devices::Topology { .. } => plugin.client(&[]),
     }
 }
 

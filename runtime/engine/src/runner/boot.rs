@@ -19,7 +19,7 @@ use gemma4_model::weights::{
 };
 use gemma4_model::{Config, DType};
 use gemma4_pjrt::mapped::MappedFile;
-use gemma4_pjrt::{Buffer, Client, ElementType, HostBytes, Plugin, Value};
+use gemma4_pjrt::{Buffer, Client, ElementType, HostBytes, Plugin};
 use gemma4_plan::Plan;
 use thiserror::Error;
 
@@ -268,14 +268,7 @@ fn map(path: &Path) -> io::Result<FileBytes> {
 }
 
 fn client(plugin: &Path, devices: &Devices) -> Result<Client, BootError> {
-    let plugin = Plugin::load(plugin)?;
-    let client = match devices {
-        Devices::Cpu { count } => {
-            gemma4_kernels::register(plugin)?;
-            plugin.client(&[("cpu_device_count", Value::Int((*count).into()))])?
-        }
-        Devices::Topology { .. } => plugin.client(&[])?,
-    };
+    let client = compile::client(Plugin::load(plugin)?, devices)?;
     let (wanted, found) = (devices.count(), client.device_count());
     if u32::try_from(found) == Ok(wanted) { Ok(client) } else { Err(BootError::DeviceCount { wanted, found }) }
 }
