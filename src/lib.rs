@@ -11,6 +11,7 @@
 //! `gemma4-plan`; neither knows this crate.
 
 pub mod apply;
+pub mod bench;
 pub mod budget;
 pub mod catalog;
 pub mod checkpoint;

@@ -154,9 +154,7 @@ fn settings(folder: &Path, port: u16, name: &str, image: &str) -> Vec<String> {
 }
 
 fn script(path: &Path, body: &str) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, format!("#!/usr/bin/env bash\n{body}\n")).expect("a script");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    common::write_program(path, &format!("#!/usr/bin/env bash\n{body}\n"));
 }
 
 fn serve(fake: &Path, port: u16, end: &AtomicBool) {

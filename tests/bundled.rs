@@ -131,6 +131,7 @@ fn all_goldens(booted: &Booted, plan: &Plan, name: &str) {
     let statistics = engine.statistics();
     assert_eq!(statistics.compiles_while_serving, 0);
     assert_eq!(statistics.load.pages.used, 0);
+    assert_eq!(statistics.fast_prefill_skipped_tokens > 0, plan.scheduler.kv_sharing_fast_prefill, "{name}");
 }
 
 #[test]
@@ -148,6 +149,92 @@ fn continuations_are_those_of_transformers_on_one_two_and_four_devices() {
             booted.engine.end();
         }
     }
+}
+
+/// Sets speculation that finds something to draft in nearly every text.
+const DRAFTS: [&str; 4] = [
+    "speculative.method=ngram",
+    "speculative.num_tokens=3",
+    "speculative.prompt_lookup_min=1",
+    "speculative.prompt_lookup_max=3",
+];
+
+/// The golden prompts are of all lengths up to several steps, come at once and one by one, and again with prefix hits.
+#[test]
+fn drafts_change_no_continuation_on_one_and_two_devices() {
+    let Some(plugin) = plugin() else { return };
+    let mut accepted = 0;
+    for name in FIXTURES {
+        let meshes: &[u32] = if ["tiny-e2b", "tiny-moe"].contains(&name) { &[1, 2] } else { &[1] };
+        for devices in meshes {
+            let cache = tempfile::tempdir().expect("a folder");
+            let tensor = format!("parallelism.tensor={devices}");
+            let plan = plan(name, &[DRAFTS.as_slice(), &[&tensor]].concat());
+            let _one = SEVERAL_DEVICES.lock();
+            let booted = start(&plan, name, &plugin, cache.path());
+            assert_eq!(booted.settings.differences(&gemma4_engine::settings::Settings::of_plan(&plan)), []);
+            assert_eq!(
+                booted.compiled + booted.cached,
+                usize::try_from(plan.buckets.graphs.expect("known")).expect("few")
+            );
+            all_goldens(&booted, &plan, name);
+            accepted += booted.engine.statistics().speculation.expect("drafts").accepted_tokens;
+            booted.engine.end();
+        }
+    }
+    assert!(accepted > 0, "no draft was ever right");
+}
+
+#[test]
+fn drafts_in_a_pool_that_is_too_small_for_all_change_no_token() {
+    let Some(plugin) = plugin() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let small = ["memory.num_blocks=32", "scheduler.prefix_caching=false"];
+    let plan = plan("tiny-e2b", &[DRAFTS.as_slice(), &small].concat());
+    let booted = start(&plan, "tiny-e2b", &plugin, cache.path());
+    let goldens = goldens("tiny-e2b");
+    let all: Vec<&Golden> = (0..4).flat_map(|_| &goldens).collect();
+    let generations: Vec<Generation> =
+        all.iter().map(|golden| booted.engine.submit(greedy(golden)).expect("taken")).collect();
+    for (generation, golden) in generations.into_iter().zip(&all) {
+        assert_eq!(collect(generation).0, golden.greedy);
+    }
+    let statistics = booted.engine.statistics();
+    assert!(statistics.load.totals.preemptions > 0);
+    assert!(statistics.speculation.expect("drafts").drafts > 0);
+}
+
+/// The programs that a plan lists under speculation are those that the engine runs.
+#[test]
+fn a_plan_with_drafts_lists_their_rows_and_counts_their_logits() {
+    let plan = plan("tiny-e2b", &DRAFTS);
+    assert_eq!(
+        (plan.buckets.tokens.as_slice(), plan.buckets.requests.as_slice()),
+        ([16, 32].as_slice(), [8].as_slice())
+    );
+    assert_eq!((plan.buckets.logits.as_slice(), plan.buckets.graphs), ([16, 32].as_slice(), Some(4)));
+    let text = std::fs::read(fixture("tiny-e2b").join("bf16/config.json")).expect("a file");
+    let config = gemma4_model::Config::from_json(&text).expect("a configuration");
+    let names: Vec<String> =
+        gemma4_engine::steps::steps(&plan, &config).expect("steps").into_iter().map(|step| step.name).collect();
+    assert_eq!(names, ["step.t16.r8", "step.t16.r8.l16", "step.t32.r8", "step.t32.r8.l32"]);
+    let term = plan.memory.terms.iter().find(|term| term.name == "logits of drafts, largest step").expect("a term");
+    assert_eq!((term.bytes, term.basis.as_str()), ((32 - 8) * config.text.vocab_size * 4, "derived"));
+}
+
+/// It is on where a model has layers that share KV, so the other tests have held it against transformers.
+#[test]
+fn fast_prefill_switched_off_changes_no_continuation() {
+    let Some(plugin) = plugin() else { return };
+    let on = |name: &str| plan(name, &[]).scheduler.kv_sharing_fast_prefill;
+    assert_eq!(FIXTURES.map(on), [true, false, false, true, false]);
+    let cache = tempfile::tempdir().expect("a folder");
+    let plan = plan("tiny-e2b", &["scheduler.kv_sharing_fast_prefill=false"]);
+    let booted = start(&plan, "tiny-e2b", &plugin, cache.path());
+    assert!(!booted.settings.kv_sharing_fast_prefill);
+    assert_eq!(booted.settings.differences(&gemma4_engine::settings::Settings::of_plan(&plan)), []);
+    all_goldens(&booted, &plan, "tiny-e2b");
+    booted.engine.end();
 }
 
 #[test]
@@ -242,7 +329,7 @@ fn the_tokens_that_the_plan_counts_fit_and_one_more_sequence_waits() {
     let steps = gemma4_engine::steps::steps(&plan, &config).expect("steps");
     let options = steps.iter().map(|step| &step.options);
     let (vocabulary, window) = (config.text.vocab_size, config.text.sliding_window);
-    let options = SchedulerOptions::new(&plan.scheduler, options, vocabulary, window).expect("options");
+    let options = SchedulerOptions::new(&plan.scheduler, None, options, vocabulary, window).expect("options");
     let scheduler = Scheduler::new(options).expect("a scheduler");
     let door = Arc::new(Mutex::new(()));
     let runner = Gate(Arc::clone(&door), AtOnce(usize::try_from(vocabulary).expect("small")));

@@ -189,6 +189,19 @@ fn openais_client_gets_what_it_asks_for() {
 }
 
 #[test]
+fn tools_and_reasoning_are_told_apart_where_the_profile_says_so() {
+    let (true, Some(python)) = (has_plugin(), python()) else { return };
+    let chat = ["chat.tool_call_parser=\"gemma4\"", "chat.auto_tool_choice=true", "chat.reasoning_parser=\"gemma4\""];
+    Launch::new(&[&SMALL[..], &chat].concat()).start().pytest(python, "test_tools.py");
+}
+
+#[test]
+fn structured_output_keeps_to_what_openais_client_asks_for() {
+    let (true, Some(python)) = (has_plugin(), python()) else { return };
+    Launch::new(&SMALL).start().pytest(python, "test_structured.py");
+}
+
+#[test]
 fn a_service_with_a_key_lets_nobody_else_in() {
     let (true, Some(python)) = (has_plugin(), python()) else { return };
     let limits = [&SMALL[..], &["secrets.api_key={ env = \"CLIENTS_KEY\" }"]].concat();

@@ -40,14 +40,7 @@ fn fake(folder: &Path, name: &str, body: &str) {
     let script = format!(
         "#!/usr/bin/env bash\nline=$(printf '%s\\037' {name} \"$@\"); printf '%s\\n' \"$line\" >> \"$RECORD\"\nprintf '%s=%s\\n' HF_TOKEN \"${{HF_TOKEN-}}\" >> \"$RECORD.env\"\n{body}\n"
     );
-    std::fs::write(&path, script).expect("a script");
-    make_executable(&path);
-}
-
-#[cfg(unix)]
-fn make_executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    common::write_program(&path, &script);
 }
 
 /// The recorded calls, each a list of arguments.

@@ -124,8 +124,7 @@ impl Rig {
             ("bin/apt-get", APT_GET),
             ("bin/sleep", ""),
         ] {
-            rig.write(name, &format!("{RECORD}{body}"));
-            std::fs::set_permissions(rig.path().join(name), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+            common::write_program(&rig.path().join(name), &format!("{RECORD}{body}"));
         }
         rig.write("states", "ABSENT\n").write("probes", "gemma4ctl-ready\n").write("calls", "");
         rig.write("pulls", "ok\n").write("running", "true\n").write("health", "ok\n");

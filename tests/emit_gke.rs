@@ -496,14 +496,9 @@ impl Recorder {
     fn new(programs: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, body) in programs {
-            let script = format!(
-                "#!/bin/bash\nprintf '%s\\0' {name} \"$@\" >>\"$RECORD\"\nprintf '\\n' >>\"$RECORD\"\n{body}\n"
-            );
-            let path = folder.path().join(name);
-            std::fs::write(&path, script).expect("a file");
-            let mut mode = std::fs::metadata(&path).expect("the file").permissions();
-            std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
-            std::fs::set_permissions(&path, mode).expect("the mode");
+            // In one write: programs of a pipe run at the same time.
+            let script = format!("#!/bin/bash\nprintf '%s\\0' {name} \"$@\" $'\\n' >>\"$RECORD\"\n{body}\n");
+            common::write_program(&folder.path().join(name), &script);
         }
         Recorder { folder }
     }
@@ -521,7 +516,7 @@ impl Recorder {
 
     fn calls(&self) -> Vec<Vec<String>> {
         let text = std::fs::read_to_string(self.folder.path().join("record")).unwrap_or_default();
-        let lines = text.split("\0\n").filter(|line| !line.is_empty());
+        let lines = text.split("\0\n\0").filter(|line| !line.is_empty());
         lines.map(|line| line.split('\0').map(str::to_owned).collect()).collect()
     }
 }

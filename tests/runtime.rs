@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use common::{Outcome, skipped};
@@ -28,8 +27,7 @@ impl Place {
     /// Puts a `pip` on PATH, which holds nothing else.
     fn pip(&self, script: &str) {
         let path = self.path("bin/pip");
-        std::fs::write(&path, format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{script}\n")).expect("a file");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        common::write_program(&path, &format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{script}\n"));
     }
 
     fn run(&self, arguments: &[&str], variables: &[(&str, &Path)]) -> Outcome {
@@ -124,4 +122,20 @@ fn the_doctor_loads_the_plugin_that_is_there() {
     let cpu = row(&doctor, "cpu");
     assert_eq!((&cpu["state"], &cpu["api"]), (&"ready".into(), &"0.81".into()), "{cpu}");
     assert_eq!(cpu["origin"], "variable");
+}
+
+#[test]
+fn a_plan_with_parsers_that_the_engine_does_not_have_is_not_served() {
+    let place = Place::new();
+    for (set, words) in [
+        ("chat.tool_call_parser=\"hermes\"", "not as `hermes` [parser-unsupported]"),
+        ("chat.reasoning_parser=\"qwen3\"", "not as `qwen3` [parser-unsupported]"),
+        ("chat.auto_tool_choice=true", "[tool-choice-without-parser]"),
+    ] {
+        // The plan is printed all the same.
+        let outcome = place.run(&["plan", "smoke", "--format", "json", "--set", set, "--set", "server.port=0"], &[]);
+        let plan = outcome.is(1, "").stdout;
+        std::fs::write(place.path("plan.json"), plan).expect("a file");
+        place.run(&["runtime", "serve", "plan.json"], &[]).is(1, words);
+    }
 }

@@ -22,6 +22,6 @@ pub fn catch() -> std::io::Result<()> {
 }
 
 /// Whether one came.
-pub(super) fn is_asked() -> bool {
+pub fn is_asked() -> bool {
     ASKED.get().is_some_and(|asked| asked.load(Ordering::Relaxed))
 }

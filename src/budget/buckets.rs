@@ -3,6 +3,7 @@
 //! The rules are those of tpu-inference (`runner/utils.py`: `get_token_paddings`, `build_token_paddings`,
 //! `get_req_paddings`), the same in 0.20 to 0.32 but for the cap since 0.30. The bundled engine uses the newer form.
 
+use gemma4_engine::steps::draft_buckets;
 use gemma4_plan::Buckets;
 
 use crate::catalog::Version;
@@ -71,7 +72,7 @@ pub fn requests(max_num_seqs: u64) -> Vec<u64> {
     buckets
 }
 
-/// Rows of the logits under speculation with `drafts` tokens a step.
+/// Rows of the logits of tpu-inference under speculation with `drafts` tokens a step.
 pub fn logits(max_num_seqs: u64, drafts: u64) -> Vec<u64> {
     ladder(MIN_REQUESTS, max_num_seqs.max(MIN_REQUESTS).saturating_mul(drafts + 1), 0)
 }
@@ -143,14 +144,12 @@ pub fn compute(resolved: &Resolved) -> Buckets {
         EngineKind::Bundled => {
             let tokens = tokens(MIN_TOKENS, budget, resolved.limits.padding_gap, true);
             let requests = requests(resolved.limits.max_num_seqs);
-            let graphs = tokens.len() as u64 * requests.len() as u64;
-            Buckets {
-                tokens,
-                requests,
-                logits: drafts.map(|drafts| logits(resolved.limits.max_num_seqs, drafts)).unwrap_or_default(),
-                graphs: Some(graphs),
-                compile_seconds: None,
-            }
+            let drafts = drafts.map(|drafts| draft_buckets(&tokens, &requests, drafts)).unwrap_or_default();
+            let graphs = tokens.len() as u64 * requests.len() as u64 + drafts.len() as u64;
+            let mut logits: Vec<u64> = drafts.iter().map(|bucket| bucket.rows).collect();
+            logits.sort_unstable();
+            logits.dedup();
+            Buckets { tokens, requests, logits, graphs: Some(graphs), compile_seconds: None }
         }
         EngineKind::VllmTpu => {
             // An 8-bit cache packs four entries into a row, a 16-bit one two.

@@ -1,7 +1,7 @@
 //! The bundled engine: shapes, sharding and cache layout straight from `gemma4-model`, which the runtime uses too.
 
 use gemma4_model::kv::KvLayout;
-use gemma4_plan::{KvCache, KvLayer};
+use gemma4_plan::{Buckets, KvCache, KvLayer};
 
 use super::placed::Weights;
 use super::{Budget, Impossible, Sums, buckets, capacity, decide, kind_word, kv_word, term};
@@ -28,6 +28,13 @@ fn per_layer_rows(resolved: &Resolved, tokens: u64) -> u64 {
     }
     let row = text.ple_width.saturating_mul(text.layers.len() as u64);
     resolved.dtype.bytes(row.saturating_mul(tokens)).unwrap_or(u64::MAX)
+}
+
+/// Bytes on each device of the logits that drafts add to the largest step; every device gets all of them.
+fn draft_logits(resolved: &Resolved, buckets: &Buckets) -> u64 {
+    let rows = |rows: &[u64]| rows.iter().max().copied().unwrap_or(0);
+    let added = rows(&buckets.logits).saturating_sub(rows(&buckets.requests));
+    added.saturating_mul(resolved.model.config.text.vocab_size).saturating_mul(4)
 }
 
 /// The budget.
@@ -83,11 +90,19 @@ pub fn budget(resolved: &Resolved, weights: Weights) -> Result<Budget, Impossibl
         "derived",
         "the table is in host memory; every device gets the rows of a step's tokens",
     ));
+    let logits = draft_logits(resolved, &buckets);
+    terms.push(term(
+        "programs",
+        "logits of drafts, largest step",
+        logits,
+        "derived",
+        "a row of float32 for each draft token; every device gets all rows",
+    ));
     let sums = Sums {
         weights: used,
         kv: kv_bytes,
         terms,
-        expected_programs: rows,
+        expected_programs: rows.saturating_add(logits),
         blocks,
         blocks_per_request: per_request.min(one + reserve),
         held_back: 0,

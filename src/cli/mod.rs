@@ -5,6 +5,7 @@
 //! changes.
 
 mod apply;
+mod bench;
 mod completions;
 mod destroy;
 mod emit;
@@ -60,6 +61,8 @@ enum Verb {
     Profiles(profiles::Arguments),
     /// Write a profile to start from
     Init(init::Arguments),
+    /// Put an endpoint under load and measure it, or show what was measured
+    Bench(Box<bench::Arguments>),
     /// Look after the plugins and programs of the bundled runtime
     #[command(subcommand)]
     Runtime(runtime::Verb),
@@ -108,6 +111,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Explain(arguments) => explain::run(&arguments, &mut output),
         Verb::Profiles(arguments) => profiles::run(&arguments, &mut output),
         Verb::Init(arguments) => init::run(&arguments, &mut output),
+        Verb::Bench(arguments) => bench::run(&arguments, &mut output),
         Verb::Runtime(verb) => runtime::run(&verb, &mut output),
         Verb::Schema(arguments) => schema::run(&arguments, &mut output),
         Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command(), &mut output),

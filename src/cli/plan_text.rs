@@ -156,7 +156,11 @@ pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
         row(output, "programs", &programs.join(", "));
     }
     if let Some(speculative) = &plan.speculative {
-        row(output, "speculation", &format!("{}, {} draft tokens a step", speculative.method, speculative.num_tokens));
+        let mut text = format!("{}, {} draft tokens a step", speculative.method, speculative.num_tokens);
+        if plan.engine.kind == "bundled" {
+            text.push_str(&format!("; rows of logits for drafts: {}", ladder(&plan.buckets.logits)));
+        }
+        row(output, "speculation", &text);
     }
     row(output, "serves", &format!("http://{}:{}", plan.server.host, plan.server.port));
     row(output, "digest", &plan.digest);

@@ -11,7 +11,7 @@ mod compiler;
 use std::path::PathBuf;
 
 use gemma4_engine::compile::{CompileError, Devices};
-use gemma4_engine::steps::{StepsError, largest_decode, largest_prefill, steps};
+use gemma4_engine::steps::{StepsError, largest_decode, largest_draft, largest_prefill, steps};
 use gemma4_model::Config;
 use gemma4_pjrt::install::Target as Plugins;
 use gemma4_plan::{Plan, Proof};
@@ -110,8 +110,8 @@ pub fn prove(
     }
     let steps = steps(plan, config)?;
     let mut graphs = Vec::new();
-    for step in [largest_prefill(&steps), largest_decode(&steps)].into_iter().flatten() {
-        // One bucket may be the largest of both.
+    for step in [largest_prefill(&steps), largest_decode(&steps), largest_draft(&steps)].into_iter().flatten() {
+        // One may be the largest of several kinds.
         if graphs.iter().all(|(known, _): &(&str, _)| *known != step.name) {
             graphs.push((step.name.as_str(), step.build(config)?));
         }

@@ -166,10 +166,10 @@ def test_token_ids(client):
         ("stop", {"stop": ["x"] * 17}),
         ("logit_bias", {"logit_bias": {"x": 1}}),
         ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        ("reasoning_effort", {"reasoning_effort": "low"}),
+        ("reasoning_effort", {"reasoning_effort": "fairly high"}),
         ("top_logprobs", {"top_logprobs": 2}),
         ("colour", {"extra_body": {"colour": "red"}}),
-        ("messages[0].role", {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}),
+        ("messages[0].tool_call_id", {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}),
         ("messages[0].content[0].type", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     ],
 )

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-FINISH_REASONS = {"stop", "length"}
+FINISH_REASONS = {"stop", "length", "tool_calls"}
 
 
 class Refused(AssertionError):
@@ -124,6 +124,22 @@ class Choice:
     role: str | None = None
     finish: str | None = None
     tokens: tuple = ()
+    reasoning: str = ""
+    #: Names and arguments.
+    calls: tuple = ()
+
+    def add_call(self, call):
+        """A call's first delta has id, type and name, on which strict clients insist; no later one has any of them."""
+        function, begins = of_kind(call, "function", dict), call["index"] == len(self.calls)
+        arguments = of_kind(function, "arguments", str)
+        if begins:
+            demand(of_kind(call, "id", str) and call.get("type") == "function", f"how a call begins: {call}")
+            self.calls += ((of_kind(function, "name", str), arguments),)
+        else:
+            demand(call["index"] == len(self.calls) - 1, f"a call goes on after the next began: {call}")
+            demand(set(call) == {"index", "function"} and set(function) == {"arguments"}, f"how a call goes on: {call}")
+            *before, (name, so_far) = self.calls
+            self.calls = (*before, (name, so_far + arguments))
 
 
 def stream_of(chunks, chat, usage=False):
@@ -166,6 +182,10 @@ def stream_of(chunks, chat, usage=False):
                     demand(choice.role == "assistant", f"the role {choice.role!r}")
                 if "content" in delta:
                     choice.text += of_kind(delta, "content", str)
+                demand(delta.get("reasoning") == delta.get("reasoning_content"), f"two names of one thing: {delta}")
+                choice.reasoning += delta.get("reasoning", "")
+                for call in delta.get("tool_calls", ()):
+                    choice.add_call(call)
             else:
                 choice.text += of_kind(part, "text", str)
             choice.tokens += tuple(part.get("token_ids", ()))
@@ -190,8 +210,13 @@ def choices_of(answer, request):
     choices = []
     for index, choice in enumerate(body["choices"]):
         demand(choice["index"] == index and choice["finish_reason"] in FINISH_REASONS, f"the choice {choice}")
-        text, role = (choice["message"]["content"], choice["message"]["role"]) if chat else (choice["text"], None)
-        choices.append(Choice(text, role, choice["finish_reason"], tuple(choice.get("token_ids", ()))))
+        message = choice["message"] if chat else {"content": choice["text"]}
+        found = Choice(message["content"] or "", message.get("role"), choice["finish_reason"])
+        found.tokens = tuple(choice.get("token_ids", ()))
+        found.reasoning = message.get("reasoning") or ""
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        found.calls = tuple((function["name"], function["arguments"]) for function in functions)
+        choices.append(found)
     return choices
 
 

@@ -37,6 +37,16 @@ pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "\nskipped: {why}");
 }
 
+/// Puts a program at `path`. Another process writes it: a child that a test beside this one starts meanwhile would inherit a descriptor
+/// that is open for writing, and as long as it holds it the kernel does not run the file.
+pub fn write_program(path: &Path, script: &str) {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut child = shell.spawn().expect("a shell");
+    child.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("a script");
+    assert!(child.wait().expect("the shell").success());
+}
+
 /// The program `name` on PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())

@@ -15,7 +15,7 @@ impl Rig {
         ["fake", "bin"].into_iter().for_each(|name| std::fs::create_dir(rig.path(name)).expect("a folder"));
         for tool in tools {
             let fake = root().join("tests/fixtures/apply").join(tool);
-            std::fs::copy(fake, rig.path("bin").join(tool)).expect("a script");
+            std::os::unix::fs::symlink(fake, rig.path("bin").join(tool)).expect("a link");
         }
         files.iter().for_each(|(name, text)| rig.put(name, text));
         rig

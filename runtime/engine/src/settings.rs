@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Devices;
 use crate::scheduler::SchedulerOptions;
+use crate::speculation::SpeculationOptions;
 use crate::steps::{NamedStep, kv_dtype};
 
 /// The settings of an engine. Those of a running one come from what it really uses: its programs, its pages, its limits.
@@ -36,10 +37,16 @@ pub struct Settings {
     pub max_num_batched_tokens: u64,
     /// Whether prefixes are found again.
     pub prefix_caching: bool,
+    /// Whether layers that share KV run only for the rows with logits, where the model has any.
+    pub kv_sharing_fast_prefill: bool,
     /// Token counts of the programs.
     pub token_buckets: Vec<u64>,
     /// Sequence counts of the programs.
     pub request_buckets: Vec<u64>,
+    /// Rows of logits of the programs for drafts.
+    pub logits_buckets: Vec<u64>,
+    /// How drafts are made.
+    pub speculation: Option<SpeculationOptions>,
     /// Data type of keys and values.
     pub kv_dtype: String,
     /// Bytes of a page on all devices together.
@@ -66,8 +73,11 @@ impl Settings {
             max_num_seqs: scheduler.max_num_seqs,
             max_num_batched_tokens: scheduler.max_num_batched_tokens,
             prefix_caching: scheduler.prefix_caching,
+            kv_sharing_fast_prefill: scheduler.kv_sharing_fast_prefill,
             token_buckets: plan.buckets.tokens.clone(),
             request_buckets: plan.buckets.requests.clone(),
+            logits_buckets: plan.buckets.logits.clone(),
+            speculation: plan.speculative.as_ref().map(SpeculationOptions::of_plan),
             // The profile's words for what the cache holds.
             kv_dtype: kv_dtype(&cache.dtype).map_or_else(|_| cache.dtype.clone(), |dtype| dtype.to_string()),
             kv_page_bytes: cache.bytes_per_block,
@@ -78,7 +88,9 @@ impl Settings {
     /// What an engine with these programs and limits does; `digest` and `model` name what it was started for.
     pub(crate) fn of_engine(plan: &Plan, devices: &Devices, steps: &[NamedStep], scheduler: &SchedulerOptions) -> Self {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let distinct = |of: fn(&NamedStep) -> u64| {
+        let drafts: Vec<NamedStep> =
+            steps.iter().filter(|step| step.options.rows > step.options.sequences).cloned().collect();
+        let distinct = |steps: &[NamedStep], of: fn(&NamedStep) -> u64| {
             let mut sizes: Vec<u64> = steps.iter().map(of).collect();
             sizes.sort_unstable();
             sizes.dedup();
@@ -107,8 +119,11 @@ impl Settings {
             max_num_seqs: count(scheduler.max_num_seqs),
             max_num_batched_tokens: count(scheduler.max_num_batched_tokens),
             prefix_caching: scheduler.pool.prefix_caching,
-            token_buckets: distinct(|step| step.options.tokens),
-            request_buckets: distinct(|step| step.options.sequences),
+            kv_sharing_fast_prefill: options.is_some_and(|options| options.fast_prefill),
+            token_buckets: distinct(steps, |step| step.options.tokens),
+            request_buckets: distinct(steps, |step| step.options.sequences),
+            logits_buckets: distinct(&drafts, |step| step.options.rows),
+            speculation: scheduler.speculation,
             kv_dtype: word(options.map(|options| options.kv.dtype().to_string())),
             kv_page_bytes: options
                 .map_or(0, |options| options.kv.page_bytes_per_device().saturating_mul(options.mesh.model)),

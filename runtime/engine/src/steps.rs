@@ -13,7 +13,8 @@ use thiserror::Error;
 /// Tokens of an item of attention at most: the rows that a TPU multiplies at once without waste in 16-bit types.
 pub const QUERY_TILE: u64 = 16;
 
-/// A step with its name, such as `step.t512.r16`: at most 512 tokens, at most 16 sequences.
+/// A step with its name, such as `step.t512.r16`: at most 512 tokens, at most 16 sequences, a row of logits for each. A step
+/// that has rows for drafts too says how many: `step.t64.r16.l64`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedStep {
     /// The name, unique within a plan.
@@ -73,7 +74,37 @@ pub enum StepsError {
     },
 }
 
-/// The programs of `plan` for the model `config`: one for each pair of a tokens bucket and a requests bucket.
+/// A step that has rows of logits for drafts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DraftBucket {
+    /// Bucket of tokens.
+    pub tokens: u64,
+    /// Bucket of requests.
+    pub requests: u64,
+    /// Rows of logits.
+    pub rows: u64,
+}
+
+/// The steps that are compiled for drafts of up to `num_tokens` tokens, beside one for each pair of buckets.
+///
+/// A pair of buckets gets one with a row for every token that a sequence can have computed, where that is more than one a
+/// sequence; so drafts that fit the tokens always fit the rows. Not beyond the bucket that holds a whole draft of every
+/// sequence: a larger step is one of prompts, which drafts would only delay. There, drafts get the rows that are left.
+#[must_use]
+pub fn draft_buckets(tokens: &[u64], requests: &[u64], num_tokens: u64) -> Vec<DraftBucket> {
+    let each = num_tokens.saturating_add(1);
+    let all = requests.iter().max().copied().unwrap_or(0).saturating_mul(each);
+    let largest = tokens.iter().filter(|tokens| **tokens >= all).min().copied().unwrap_or(u64::MAX);
+    let pairs = tokens.iter().flat_map(|tokens| requests.iter().map(|requests| (*tokens, *requests)));
+    let of_pair = |(tokens, requests): (u64, u64)| {
+        let rows = requests.saturating_mul(each).min(tokens);
+        (tokens <= largest && rows > requests).then_some(DraftBucket { tokens, requests, rows })
+    };
+    pairs.filter_map(of_pair).collect()
+}
+
+/// The programs of `plan` for the model `config`: one for each pair of a tokens bucket and a requests bucket, and those of
+/// [`draft_buckets`] if the plan speculates.
 ///
 /// # Errors
 /// [`StepsError`] if the plan is for another engine, or does not go with the configuration.
@@ -100,34 +131,43 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
         other => return Err(value("model.per_layer_embeddings", other, "device or host")),
     };
     let kv = kv_layout(plan, config, mesh.model)?;
+    let options = |tokens, sequences, rows| StepOptions {
+        mesh,
+        experts,
+        dtype,
+        kv: kv.clone(),
+        pages: plan.kv_cache.blocks,
+        tokens,
+        sequences,
+        rows,
+        max_model_len: plan.scheduler.max_model_len,
+        query_tile: QUERY_TILE.min(tokens),
+        layers,
+        per_layer_table,
+        kernels,
+        fast_prefill: plan.scheduler.kv_sharing_fast_prefill,
+        trace: false,
+    };
     let mut steps = Vec::with_capacity(plan.buckets.tokens.len().saturating_mul(plan.buckets.requests.len()));
     for &tokens in &plan.buckets.tokens {
         for &requests in &plan.buckets.requests {
-            let options = StepOptions {
-                mesh,
-                experts,
-                dtype,
-                kv: kv.clone(),
-                pages: plan.kv_cache.blocks,
-                tokens,
-                sequences: requests,
-                rows: requests,
-                max_model_len: plan.scheduler.max_model_len,
-                query_tile: QUERY_TILE.min(tokens),
-                layers,
-                per_layer_table,
-                kernels,
-                trace: false,
-            };
+            let options = options(tokens, requests, requests);
             steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}"), options });
         }
     }
+    let drafts = plan.speculative.as_ref().map(|speculative| speculative.num_tokens);
+    let drafts = drafts.map(|drafts| draft_buckets(&plan.buckets.tokens, &plan.buckets.requests, drafts));
+    for DraftBucket { tokens, requests, rows } in drafts.unwrap_or_default() {
+        let options = options(tokens, requests, rows);
+        steps.push(NamedStep { name: format!("step.t{tokens}.r{requests}.l{rows}"), options });
+    }
+    steps.sort_by_key(|step| (step.options.tokens, step.options.sequences, step.options.rows));
     Ok(steps)
 }
 
 /// The largest step of a prompt: the largest buckets. `None` if there is no step.
 pub fn largest_prefill(steps: &[NamedStep]) -> Option<&NamedStep> {
-    steps.iter().max_by_key(|step| (step.options.tokens, step.options.sequences))
+    steps.iter().max_by_key(|step| (step.options.tokens, step.options.sequences, step.options.rows))
 }
 
 /// The largest step in which every sequence gets one token: the most sequences, in the smallest bucket that holds a token
@@ -140,6 +180,12 @@ pub fn largest_decode(steps: &[NamedStep]) -> Option<&NamedStep> {
         // Buckets that hold them all come first, the smallest before the others.
         if tokens >= most { (false, tokens) } else { (true, u64::MAX - tokens) }
     })
+}
+
+/// The step with the most rows of logits, if some have rows for drafts.
+pub fn largest_draft(steps: &[NamedStep]) -> Option<&NamedStep> {
+    let drafts = steps.iter().filter(|step| step.options.rows > step.options.sequences);
+    drafts.max_by_key(|step| (step.options.rows, step.options.tokens))
 }
 
 /// The cache's layout, which has to give the bytes that the plan counted with.

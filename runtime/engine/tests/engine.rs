@@ -40,6 +40,7 @@ fn small() -> StepGraph {
         layers: LayerForm::Unrolled,
         per_layer_table: PerLayerTable::Device,
         kernels: Kernels::Hlo,
+        fast_prefill: true,
         trace: false,
     };
     step(&config, &options).unwrap()

@@ -87,6 +87,7 @@ fn setup(pages: usize, max_queue: usize, fail_at: Option<u64>) -> Setup {
         vocab_size: VOCABULARY,
         shapes: vec![shape],
         pool: PoolOptions { pages, full_block: 8, sliding_block: 8, window: 16, prefix_caching: true },
+        speculation: None,
     };
     let (door, steps) = (Arc::new(Door::default()), Arc::new(AtomicU64::new(0)));
     door.set(true);

@@ -42,6 +42,7 @@ fn options(config: &Config, layers: LayerForm, tokens: u64) -> StepOptions {
         layers,
         per_layer_table: PerLayerTable::Device,
         kernels: Kernels::Hlo,
+        fast_prefill: true,
         trace: false,
     }
 }

@@ -1,8 +1,9 @@
 //! Speed of whole steps on XLA's CPU plugin: one token for each of a batch of sequences, and prompts in one bucket. Beside
 //! it goes `scripts/transformers_bench.py`, which does the same with Hugging Face transformers.
 //!
-//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [DECODE_BATCH..] [pPROMPT..]`, such as
-//! `-- cpu 1 8 32 p512 p2048`, which is what no arguments mean, with both forms of the operators.
+//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [fast] [all] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
+//! such as `-- cpu 1 8 32 p512 p2048`, which is what no arguments mean, with both forms of the operators. `fast` has the layers
+//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench stops where it cannot go on, and prints")]
 
@@ -85,10 +86,21 @@ struct Load {
     sequences: u64,
     before: u64,
     each: u64,
+    /// Steps that are timed, after one that is not.
+    runs: usize,
+    fast_prefill: bool,
+}
+
+const fn decode(sequences: u64, runs: usize) -> Load {
+    Load { sequences, before: CONTEXT - 1, each: 1, runs, fast_prefill: true }
+}
+
+const fn prefill(tokens: u64, runs: usize) -> Load {
+    Load { sequences: 1, before: 0, each: tokens, runs, fast_prefill: true }
 }
 
 fn input(load: &Load, config: &Config, options: &StepOptions, which: StepInput) -> Vec<i32> {
-    let Load { sequences, before, each } = *load;
+    let Load { sequences, before, each, .. } = *load;
     let window = config.text.sliding_window;
     let rows = || (0..sequences).flat_map(|sequence| (0..each).map(move |token| (sequence, before + token)));
     let layout = |kind| {
@@ -130,6 +142,8 @@ fn input(load: &Load, config: &Config, options: &StepOptions, which: StepInput) 
         }
         StepInput::FirstBlock(kind) => vec![layout(kind).1; size(sequences)],
         StepInput::LogitRows => (0..sequences).map(|sequence| (sequence + 1) * each - 1).collect(),
+        StepInput::LogitItems => (0..sequences).flat_map(|sequence| [sequence, 1, sequence]).collect(),
+        StepInput::NumLogitItems => vec![sequences],
     };
     let mut values: Vec<i32> = values.into_iter().map(number).collect();
     if which == StepInput::Items {
@@ -157,6 +171,7 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         layers: LayerForm::Unrolled,
         per_layer_table: PerLayerTable::Device,
         kernels,
+        fast_prefill: load.fast_prefill,
         trace: false,
     };
     let graph = step(config, &options).expect("a step");
@@ -165,7 +180,7 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
     let zeros = vec![0_u8; size(options.kv.page_bytes_per_device() * pages)];
     let mut pool = Some(client.buffer(&zeros, ElementType::BF16, &shape, 0).expect("a pool"));
     let (mut seconds, mut work) = (Vec::new(), Vec::new());
-    for _ in 0..=RUNS {
+    for _ in 0..=load.runs {
         let (start, before) = (Instant::now(), computed());
         let inputs: Vec<Option<Buffer>> = graph
             .parameters
@@ -199,9 +214,10 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
     };
     let (seconds, work) = (median(seconds), median(work));
     println!(
-        "{:7}  {:4}  {:6}  {:6}  {:9.1}  {:9.1}  {:9.1}  {:9.0}  {:9.0}",
+        "{:7}  {:4}  {:4}  {:6}  {:6}  {:9.1}  {:9.1}  {:9.1}  {:9.0}  {:9.0}",
         if load.each == 1 { "decode" } else { "prefill" },
         if kernels == Kernels::Cpu { "cpu" } else { "hlo" },
+        if load.fast_prefill { "fast" } else { "all" },
         load.sequences,
         load.before + load.each,
         seconds * 1e3,
@@ -236,26 +252,43 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let mut forms: Vec<Kernels> = Vec::new();
     let mut loads: Vec<Load> = Vec::new();
+    let mut fast_prefills: Vec<bool> = Vec::new();
+    let mut runs = RUNS;
     for argument in &arguments {
+        if let Some(count) = argument.strip_prefix('x') {
+            runs = count.parse().expect("a number of runs");
+            continue;
+        }
+        if argument == "all" || argument == "fast" {
+            fast_prefills.push(argument == "fast");
+            continue;
+        }
         match (argument.as_str(), argument.strip_prefix('p')) {
             ("hlo", _) => forms.push(Kernels::Hlo),
             ("cpu", _) => forms.push(Kernels::Cpu),
-            (_, Some(prompt)) => loads.push(Load { sequences: 1, before: 0, each: prompt.parse().expect("a length") }),
-            (batch, _) => loads.push(Load { sequences: batch.parse().expect("a batch"), before: CONTEXT - 1, each: 1 }),
+            (_, Some(prompt)) => {
+                loads.push(prefill(prompt.parse().expect("a length"), runs));
+            }
+            (batch, _) => loads.push(decode(batch.parse().expect("a batch"), runs)),
         }
     }
     if forms.is_empty() {
         forms = vec![Kernels::Hlo, Kernels::Cpu];
     }
     if loads.is_empty() {
-        loads.extend([1, 8, 32].map(|sequences| Load { sequences, before: CONTEXT - 1, each: 1 }));
-        loads.extend([512, 2048].map(|each| Load { sequences: 1, before: 0, each }));
+        loads.extend([1, 8, 32].map(|sequences| decode(sequences, runs)));
+        loads.extend([512, 2048].map(|each| prefill(each, runs)));
+    }
+    if fast_prefills.is_empty() {
+        fast_prefills.push(true);
     }
     println!("{}", folder.display());
-    println!("step     form   batch  tokens         ms    core ms   tokens/s   peak MiB   anon MiB");
+    println!("step     form  rows   batch  tokens         ms    core ms   tokens/s   peak MiB   anon MiB");
     for load in &loads {
         for &kernels in &forms {
-            measure(&client, &config, &weights, kernels, load);
+            for &fast_prefill in &fast_prefills {
+                measure(&client, &config, &weights, kernels, &Load { fast_prefill, ..*load });
+            }
         }
     }
 }

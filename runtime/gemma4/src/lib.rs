@@ -13,6 +13,7 @@
 //! * [`weights`]: the weights themselves, cut for each device
 //! * [`tokenizer`]: text to token ids and back, at once or as tokens come
 //! * [`chat`]: a conversation as one prompt, by the template of the checkpoint
+//! * [`output`]: what a model wrote, told apart: thoughts, the answer, calls of tools
 //! * [`generation`]: where a checkpoint stops, and how it wants to be sampled
 //! * [`seeded`]: a tiny model with random weights, for runs without a download
 //!
@@ -27,6 +28,7 @@ mod files;
 pub mod generation;
 pub mod graph;
 pub mod kv;
+pub mod output;
 pub mod seeded;
 pub mod sharding;
 pub mod tensors;

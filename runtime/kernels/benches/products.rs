@@ -32,7 +32,7 @@ fn main() {
             .map(|round| {
                 let weights = &weights[round % copies * rows * width..][..rows * width];
                 let start = Instant::now();
-                Inputs::new(&inputs, width).product(weights, &mut out).expect("sizes that fit");
+                Inputs::<bf16>::new(&inputs, width).product(weights, &mut out).expect("sizes that fit");
                 start.elapsed().as_secs_f64()
             })
             .collect();

@@ -4,68 +4,14 @@
 //! value is widened once for all queries of an item that share its head. Only keys that some query of the item sees are read,
 //! so that what else is in a page does not matter.
 
-use std::sync::Mutex;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
-use crate::dot::dots;
-use crate::functions::exp;
+use crate::linear::{PANEL, few, many};
 use crate::number::Number;
+use crate::softmax::{Rows, weigh};
+pub use crate::stored::Stored;
 use crate::threads::{self, Shared};
-use crate::vectors::{Lanes, fma, vectorize};
-
-/// Element type of keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// 32 bits.
-    F32,
-    /// The upper half of f32.
-    Bf16,
-    /// IEEE's 16 bits.
-    F16,
-    /// 8 bits, of which 3 behind the point; no infinity.
-    F8E4m3fn,
-    /// 8 bits, of which 2 behind the point.
-    F8E5m2,
-}
-
-impl Stored {
-    /// Bytes of an element.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-            Self::F8E4m3fn | Self::F8E5m2 => 1,
-        }
-    }
-
-    /// Widens a row.
-    #[inline(always)]
-    fn widen(self, from: &[u8], to: &mut [f32]) {
-        let narrow = |mantissa: i32, bias: i32, none: u8| {
-            move |byte: u8| {
-                let (sign, rest) = (f32::from_bits(0x3f80_0000 | (u32::from(byte & 0x80) << 24)), byte & 0x7f);
-                let (exponent, fraction) = (i32::from(rest) >> mantissa, i32::from(rest) & ((1 << mantissa) - 1));
-                let (whole, exponent) = if exponent == 0 { (0, 1) } else { (1 << mantissa, exponent) };
-                let power = f32::from_bits((exponent - bias - mantissa + 127).cast_unsigned() << 23);
-                #[expect(clippy::cast_precision_loss, reason = "below 16")]
-                let number = (whole + fraction) as f32 * power;
-                // Infinity of e5m2 counts as none: such a cache holds clamped numbers only.
-                if rest >= none { f32::NAN } else { sign * number }
-            }
-        };
-        match self {
-            Self::F32 => to.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| *to = f32::from_le_bytes(*from)),
-            Self::Bf16 => to.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| {
-                *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
-            }),
-            Self::F16 => to.iter_mut().zip(from.as_chunks().0).for_each(|(to, from)| {
-                *to = half::f16::from_le_bytes(*from).to_f32();
-            }),
-            Self::F8E4m3fn => to.iter_mut().zip(from).for_each(|(to, from)| *to = narrow(3, 7, 0x7f)(*from)),
-            Self::F8E5m2 => to.iter_mut().zip(from).for_each(|(to, from)| *to = narrow(2, 15, 0x7c)(*from)),
-        }
-    }
-}
 
 /// What does not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,25 +174,44 @@ impl<Q: Number> Attention<'_, Q> {
         }
         out.fill(Q::default());
         let turns = self.remade.map(|keys| (keys, keys.turns(self.end())));
+        let turns = turns.as_ref().map(|(keys, turns)| (keys, turns.as_slice()));
+        let out = Shared::new(out);
+        let mut works = Vec::new();
+        // Later items of a prompt see more keys: what takes longest comes first.
+        for item in self.items.iter().rev() {
+            for head in 0..self.kv_heads {
+                let item = Item { of: self, remade: turns, item: *item, head, out: &out };
+                let keys = item.keys()?;
+                item.holds(&keys)?;
+                works.extend(cut(&keys, item.item[1]).map(|keys| Work { item, keys, done: Mutex::new(None) }));
+            }
+        }
         let failed = Mutex::new(None);
-        let shared = Shared::new(out);
-        threads::share(self.items.len() * self.kv_heads, |number| {
-            // Later items of a prompt see more keys: what takes longest comes first.
-            let item = self.items[self.items.len() - 1 - number / self.kv_heads];
-            let done = vectorize(Item {
-                of: self,
-                remade: turns.as_ref().map(|(keys, turns)| (keys, turns.as_slice())),
-                item,
-                head: number % self.kv_heads,
-                out: &shared,
-            });
-            if let Err(error) = done
-                && let Ok(mut failed) = failed.lock()
-            {
-                *failed = Some(error);
+        threads::share(works.len(), |number| {
+            let work = &works[number];
+            match work.item.attend(&work.keys) {
+                Ok(partial) if work.is_all() => work.item.give(&partial),
+                Ok(partial) => *work.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(partial),
+                Err(error) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }
         });
-        failed.into_inner().ok().flatten().map_or(Ok(()), Err)
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let mut works = works.into_iter().peekable();
+        while let Some(work) = works.next() {
+            let taken = |work: Work<'_, Q>| work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let item = work.item;
+            // Without a result it has been given already.
+            let Some(mut whole) = taken(work) else { continue };
+            while let Some(part) = works.next_if(|next| next.item.item == item.item && next.item.head == item.head) {
+                if let Some(part) = taken(part) {
+                    whole.add(&part);
+                }
+            }
+            item.give(&whole);
+        }
+        Ok(())
     }
 
     /// One more than the largest position of an item.
@@ -260,6 +225,49 @@ impl<Q: Number> Attention<'_, Q> {
     }
 }
 
+/// Keys of one part of what a single query sees, in the order of positions: where the parts begin depends on positions alone, and
+/// so do the sums.
+const PART: usize = 256;
+
+/// Rows from which on turning keys into panels pays.
+const PANELS_FROM: usize = 12;
+
+/// The parts that the keys of an item are attended to in: a query alone would keep one thread busy for as long as it has keys, and
+/// the others idle.
+fn cut(keys: &Range<usize>, count: i32) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (start, end) = (keys.start, keys.end);
+    let each = if count == 1 { PART } else { end.max(1) };
+    (start / each..end.div_ceil(each)).map(move |part| start.max(part * each)..end.min((part + 1) * each))
+}
+
+/// An item with some of its keys.
+struct Work<'a, Q> {
+    item: Item<'a, Q>,
+    keys: Range<usize>,
+    /// What came out, if there is more to come.
+    done: Mutex<Option<Partial>>,
+}
+
+impl<Q: Number> Work<'_, Q> {
+    /// Whether these are all keys of the item.
+    fn is_all(&self) -> bool {
+        self.item.keys().is_ok_and(|keys| keys == self.keys)
+    }
+}
+
+/// The attention to some keys.
+struct Partial {
+    state: Rows,
+    /// Sums of values `[rows, width]`, not divided yet.
+    total: Vec<f32>,
+}
+
+impl Partial {
+    fn add(&mut self, other: &Self) {
+        self.state.merge(&other.state, &mut self.total, &other.total);
+    }
+}
+
 /// One item with one head of keys and values.
 struct Item<'a, Q> {
     of: &'a Attention<'a, Q>,
@@ -270,188 +278,136 @@ struct Item<'a, Q> {
     out: &'a Shared<'a, Q>,
 }
 
-impl<Q: Number> Lanes for Item<'_, Q> {
-    type Output = Result<(), AttentionError>;
+impl<Q> Clone for Item<'_, Q> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-    #[inline(always)]
-    fn run<const L: usize, const FUSED: bool>(self) -> Result<(), AttentionError> {
-        let Item { of, remade, item, head, out } = self;
-        let (width, group, block) = (of.width, of.group, of.part.tokens);
-        let [first, count, sequence] = item.map(|field| usize::try_from(field).unwrap_or(usize::MAX));
-        let lowest = of.positions.get(first).and_then(|position| usize::try_from(*position).ok());
-        let lowest = lowest.ok_or(AttentionError("a position"))?;
+impl<Q> Copy for Item<'_, Q> {}
+
+impl<Q: Number> Item<'_, Q> {
+    /// First row, number of rows and sequence.
+    fn fields(&self) -> [usize; 3] {
+        self.item.map(|field| usize::try_from(field).unwrap_or(usize::MAX))
+    }
+
+    /// Position of the first row.
+    fn lowest(&self) -> Result<usize, AttentionError> {
+        let [first, ..] = self.fields();
+        let lowest = self.of.positions.get(first).and_then(|position| usize::try_from(*position).ok());
+        lowest.ok_or(AttentionError("a position"))
+    }
+
+    /// Positions that some row sees.
+    fn keys(&self) -> Result<Range<usize>, AttentionError> {
+        let ([_, count, _], lowest) = (self.fields(), self.lowest()?);
         let end = lowest.checked_add(count).ok_or(AttentionError("a position"))?;
-        let begin = (lowest + 1).saturating_sub(of.window);
+        Ok((lowest + 1).saturating_sub(self.of.window)..end)
+    }
+
+    /// The pages of a sequence, and the block that the first of them is.
+    fn table(&self, sequence: usize) -> Result<(&[i32], usize), AttentionError> {
+        let of = self.of;
         let table = of.block_table.len().checked_div(of.first_block.len()).unwrap_or(0);
         let table = of.block_table.get(sequence.saturating_mul(table)..).and_then(|rest| rest.get(..table));
         let first_block = of.first_block.get(sequence).and_then(|first| usize::try_from(*first).ok());
-        let (table, first_block) = table.zip(first_block).ok_or(AttentionError("a sequence"))?;
+        table.zip(first_block).ok_or(AttentionError("a sequence"))
+    }
+
+    /// Whether the sequence has pages for these positions.
+    fn holds(&self, keys: &Range<usize>) -> Result<(), AttentionError> {
+        let [.., sequence] = self.fields();
+        let (table, first_block) = self.table(sequence)?;
+        let end = first_block.saturating_add(table.len()).saturating_mul(self.of.part.tokens);
+        if keys.end <= end { Ok(()) } else { Err(AttentionError("the block table")) }
+    }
+
+    /// Element of the queries, and of what comes out, at which a row begins.
+    fn place(&self, row: usize) -> usize {
+        let ([first, ..], Attention { kv_heads, group, width, .. }) = (self.fields(), self.of);
+        ((first + row / group) * kv_heads + self.head) * group * width + row % group * width
+    }
+
+    fn attend(&self, range: &Range<usize>) -> Result<Partial, AttentionError> {
+        let (of, lowest) = (self.of, self.lowest()?);
+        let (width, group, block) = (of.width, of.group, of.part.tokens);
+        let [_, count, sequence] = self.fields();
+        let (table, first_block) = self.table(sequence)?;
 
         let rows = count * group;
-        let place = |row: usize| ((first + row / group) * of.kv_heads + head) * group * width + row % group * width;
         let mut queries = vec![0.0_f32; rows * width];
         for (row, to) in queries.chunks_exact_mut(width).enumerate() {
-            let from = &of.queries[place(row)..][..width];
+            let from = &of.queries[self.place(row)..][..width];
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
         }
-        let (mut keys, mut values) = (vec![0.0_f32; block * width], vec![0.0_f32; block * width]);
-        let mut scores = vec![0.0_f32; block * rows];
-        let (mut most, mut sum) = (vec![f32::NEG_INFINITY; rows], vec![0.0_f32; rows]);
-        let (mut rescale, mut total) = (vec![0.0_f32; rows], vec![0.0_f32; rows * width]);
+        let room = block.next_multiple_of(PANEL);
+        let (mut keys, mut values) = (vec![0.0_f32; room * width], vec![0.0_f32; room * width]);
+        let mut scores = vec![0.0_f32; room * rows];
+        let mut state = Rows::new(rows);
+        let mut total = vec![0.0_f32; rows * width];
 
-        for number in begin / block..=(end - 1) / block {
+        for number in range.start / block..range.end.div_ceil(block) {
             let page = number.checked_sub(first_block).and_then(|place| table.get(place));
             let page = page.and_then(|page| usize::try_from(*page).ok()).ok_or(AttentionError("the block table"))?;
-            let (from, to) = (begin.max(number * block), end.min((number + 1) * block));
+            let (from, to) = (range.start.max(number * block), range.end.min((number + 1) * block));
             let seen = to - from;
-            let bytes = width * of.part.stored.bytes();
+            // For many rows, keys become panels, whose last columns may be none of a key: those get no weight.
+            let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(PANEL) };
+            let (keys, values) = (&mut keys[..columns * width], &mut values[..columns * width]);
+            keys[seen * width..].fill(0.0);
+            values[seen * width..].fill(0.0);
             for ((key, value), position) in
-                keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width)).zip(from..).take(seen)
+                keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width)).zip(from..to)
             {
-                let range = of.part.range(page, position % block).and_then(|range| of.pool.get(range));
-                let stored = range.ok_or(AttentionError("the block table"))?;
-                match remade {
-                    Some((keys, turns)) => {
-                        of.part.stored.widen(&stored[head * bytes..][..bytes], value);
-                        let each = keys.frequencies.len();
-                        let turns = turns.get(position * each..(position + 1) * each);
-                        keys.key(value, turns.ok_or(AttentionError("a position"))?, key);
-                    }
-                    None => {
-                        of.part.stored.widen(&stored[head * bytes..][..bytes], key);
-                        of.part.stored.widen(&stored[(of.kv_heads + head) * bytes..][..bytes], value);
-                    }
-                }
+                self.fetch(page, position, key, value)?;
             }
-            let scores = &mut scores[..seen * rows];
-            dots::<L, FUSED, f32>(&queries, &keys[..seen * width], width, scores);
-            for (key, scores) in (from..to).zip(scores.chunks_exact_mut(rows)) {
-                for (token, scores) in scores.chunks_exact_mut(group).enumerate() {
-                    if key > lowest + token || key.saturating_add(of.window) <= lowest + token {
-                        scores.fill(f32::NEG_INFINITY);
-                    }
-                }
+            let scores = &mut scores[..rows * columns];
+            if rows < PANELS_FROM {
+                few::<f32>(keys, &queries, width, scores);
+            } else {
+                many::<f32, f32>(&queries, keys, width, scores, columns);
             }
-            softmax::<L, FUSED>(scores, &mut most, &mut sum, &mut rescale);
-            weigh::<L, FUSED>(scores, &values[..seen * width], width, &rescale, &mut total);
+            for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
+                // This row's keys: those up to its own place, as far as the window reaches back.
+                let after = lowest + row / group + 1;
+                let visible = after.saturating_sub(of.window).clamp(from, to)..after.clamp(from, to);
+                scores[..visible.start - from].fill(f32::NEG_INFINITY);
+                scores[visible.end - from..].fill(f32::NEG_INFINITY);
+            }
+            state.add(scores);
+            weigh(scores, values, width, &state.rescale, &mut total);
         }
-        for (row, total) in total.chunks_exact(width).enumerate() {
+        Ok(Partial { state, total })
+    }
+
+    /// Rounds what all keys have made into the rows that come out.
+    fn give(&self, partial: &Partial) {
+        let width = self.of.width;
+        for (row, total) in partial.total.chunks_exact(width).enumerate() {
             // SAFETY: items have rows of their own, and each head has its own part of a row.
-            let out = unsafe { out.part(place(row), width) };
-            let factor = 1.0 / sum[row];
+            let out = unsafe { self.out.part(self.place(row), width) };
+            let factor = 1.0 / partial.state.sum[row];
             out.iter_mut().zip(total).for_each(|(out, total)| *out = Q::narrow(total * factor));
+        }
+    }
+
+    /// Widens the key and the value of a position.
+    fn fetch(&self, page: usize, position: usize, key: &mut [f32], value: &mut [f32]) -> Result<(), AttentionError> {
+        let Item { of, head, .. } = *self;
+        let stored = of.part.stored;
+        let bytes = of.width * stored.bytes();
+        let range = of.part.range(page, position % of.part.tokens).and_then(|range| of.pool.get(range));
+        let token = range.ok_or(AttentionError("the block table"))?;
+        if let Some((keys, turns)) = self.remade {
+            stored.widen(&token[head * bytes..][..bytes], value);
+            let each = keys.frequencies.len();
+            let turns = turns.get(position * each..(position + 1) * each);
+            keys.key(value, turns.ok_or(AttentionError("a position"))?, key);
+        } else {
+            stored.widen(&token[head * bytes..][..bytes], key);
+            stored.widen(&token[(of.kv_heads + head) * bytes..][..bytes], value);
         }
         Ok(())
     }
-}
-
-/// Turns scores `[keys, rows]` into weights, relative to the largest score of each row so far; `rescale` is what weights of
-/// earlier blocks have to be multiplied by.
-#[inline(always)]
-fn softmax<const L: usize, const FUSED: bool>(
-    scores: &mut [f32],
-    most: &mut [f32],
-    sum: &mut [f32],
-    rescale: &mut [f32],
-) {
-    let rows = most.len();
-    let whole = rows / L * L;
-    let mut first = 0;
-    while first < rows {
-        // The last rows may be fewer than lanes.
-        let count = if first < whole { L } else { rows - first };
-        let load = |from: &[f32], else_: f32| -> [f32; L] {
-            std::array::from_fn(|lane| if lane < count { from[first + lane] } else { else_ })
-        };
-        let old = load(most, 0.0);
-        let mut new = old;
-        for scores in scores.chunks_exact(rows) {
-            let scores = load(scores, 0.0);
-            for lane in 0..L {
-                new[lane] = if scores[lane] > new[lane] { scores[lane] } else { new[lane] };
-            }
-        }
-        // A row that has seen no key yet stays without weights.
-        let shift: [f32; L] = std::array::from_fn(|lane| if new[lane] == f32::NEG_INFINITY { 0.0 } else { new[lane] });
-        let factor = exp::<L, FUSED>(std::array::from_fn(|lane| old[lane] - shift[lane]));
-        let mut added = [0.0_f32; L];
-        for scores in scores.chunks_exact_mut(rows) {
-            let weights = load(scores, f32::NEG_INFINITY);
-            let weights = exp::<L, FUSED>(std::array::from_fn(|lane| weights[lane] - shift[lane]));
-            for lane in 0..L {
-                added[lane] += weights[lane];
-            }
-            scores[first..first + count].copy_from_slice(&weights[..count]);
-        }
-        for lane in 0..count {
-            most[first + lane] = new[lane];
-            rescale[first + lane] = factor[lane];
-            sum[first + lane] = fma::<FUSED>(sum[first + lane], factor[lane], added[lane]);
-        }
-        first += count;
-    }
-}
-
-/// `total[row] = total[row] * rescale[row] + sum over keys of weights[key][row] * values[key]`.
-#[inline(always)]
-fn weigh<const L: usize, const FUSED: bool>(
-    weights: &[f32],
-    values: &[f32],
-    width: usize,
-    rescale: &[f32],
-    total: &mut [f32],
-) {
-    let rows = rescale.len();
-    let mut row = 0;
-    while row < rows {
-        row += match rows - row {
-            1 => weigh_rows::<L, FUSED, 1>(weights, values, width, rescale, total, row),
-            2 | 3 => weigh_rows::<L, FUSED, 2>(weights, values, width, rescale, total, row),
-            _ => weigh_rows::<L, FUSED, 4>(weights, values, width, rescale, total, row),
-        };
-    }
-}
-
-/// [`weigh`] for `R` rows from `row` on. Returns `R`.
-#[inline(always)]
-fn weigh_rows<const L: usize, const FUSED: bool, const R: usize>(
-    weights: &[f32],
-    values: &[f32],
-    width: usize,
-    rescale: &[f32],
-    total: &mut [f32],
-    row: usize,
-) -> usize {
-    let rows = rescale.len();
-    let whole = width / L * L;
-    let mut first = 0;
-    while first < whole {
-        let mut sums: [[f32; L]; R] = std::array::from_fn(|at| {
-            let from = &total[(row + at) * width + first..][..L];
-            std::array::from_fn(|lane| from[lane] * rescale[row + at])
-        });
-        for (weights, values) in weights.chunks_exact(rows).zip(values.chunks_exact(width)) {
-            let values: &[f32] = &values[first..][..L];
-            let weights: &[f32] = &weights[row..][..R];
-            for at in 0..R {
-                for lane in 0..L {
-                    sums[at][lane] = fma::<FUSED>(weights[at], values[lane], sums[at][lane]);
-                }
-            }
-        }
-        for at in 0..R {
-            total[(row + at) * width + first..][..L].copy_from_slice(&sums[at]);
-        }
-        first += L;
-    }
-    for at in row..row + R {
-        for column in whole..width {
-            let mut sum = total[at * width + column] * rescale[at];
-            for (weights, values) in weights.chunks_exact(rows).zip(values.chunks_exact(width)) {
-                sum += weights[at] * values[column];
-            }
-            total[at * width + column] = sum;
-        }
-    }
-    R
 }

@@ -12,9 +12,9 @@ const TOKENS: usize = 6;
 const DEPTH: usize = 256;
 
 /// `out[token][row] = weights[row] . inputs[token]` for some rows of `weights`.
-pub(crate) struct Blocked<'a, W> {
+pub(crate) struct Blocked<'a, X, W> {
     /// `[tokens, width]`.
-    pub(crate) inputs: &'a [f32],
+    pub(crate) inputs: &'a [X],
     /// `[rows, width]`.
     pub(crate) weights: &'a [W],
     /// Length of a row, not 0.
@@ -25,42 +25,46 @@ pub(crate) struct Blocked<'a, W> {
     pub(crate) stride: usize,
 }
 
-impl<W: Number> Lanes for Blocked<'_, W> {
+impl<X: Number, W: Number> Lanes for Blocked<'_, X, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<const L: usize, const FUSED: bool>(self) {
         // Two registers of AVX2.
-        blocked::<16, FUSED, W>(self);
+        blocked::<16, FUSED, X, W>(self);
     }
 }
 
 /// Columns of a panel `C`.
 #[inline(always)]
-fn blocked<const C: usize, const FUSED: bool, W: Number>(work: Blocked<'_, W>) {
+fn blocked<const C: usize, const FUSED: bool, X: Number, W: Number>(work: Blocked<'_, X, W>) {
     let Blocked { inputs, weights, width, out, stride } = work;
     let (tokens, rows) = (inputs.len() / width, weights.len() / width);
     let panels = rows.div_ceil(C);
     let mut packed = vec![[0.0_f32; C]; panels * DEPTH.min(width)];
+    let mut wide = vec![0.0_f32; tokens * DEPTH.min(width)];
     let mut first = 0;
     while first < width {
         let depth = DEPTH.min(width - first);
         for (panel, packed) in packed.chunks_exact_mut(depth).enumerate().take(panels) {
             pack::<C, W>(&weights[panel * C * width..], width, first, packed);
         }
+        for (row, to) in wide.chunks_exact_mut(depth).enumerate().take(tokens) {
+            let from = &inputs[row * width + first..][..depth];
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+        }
         let mut token = 0;
         while token < tokens {
             let taken = (tokens - token).min(TOKENS);
             for (panel, packed) in packed.chunks_exact(depth).enumerate().take(panels) {
                 let place = token * stride + panel * C;
-                let (inputs, out) = (&inputs[token * width + first..], &mut out[place..]);
+                let (inputs, out) = (&wide[token * depth..], &mut out[place..]);
                 if taken == TOKENS {
-                    tile::<C, FUSED, TOKENS>(inputs, width, packed, out, stride, first == 0);
+                    tile::<C, FUSED, TOKENS>(inputs, packed, out, stride, first == 0);
                 } else {
                     for one in 0..taken {
                         tile::<C, FUSED, 1>(
-                            &inputs[one * width..],
-                            width,
+                            &inputs[one * depth..],
                             packed,
                             &mut out[one * stride..],
                             stride,
@@ -91,14 +95,13 @@ fn pack<const C: usize, W: Number>(weights: &[W], width: usize, first: usize, pa
 #[inline(always)]
 fn tile<const C: usize, const FUSED: bool, const T: usize>(
     inputs: &[f32],
-    width: usize,
     packed: &[[f32; C]],
     out: &mut [f32],
     stride: usize,
     fresh: bool,
 ) {
     let depth = packed.len();
-    let inputs: [&[f32]; T] = std::array::from_fn(|token| &inputs[token * width..][..depth]);
+    let inputs: [&[f32]; T] = std::array::from_fn(|token| &inputs[token * depth..][..depth]);
     let mut sums = [[0.0_f32; C]; T];
     for (at, weights) in packed.iter().enumerate() {
         // A copy, so that it is read from memory once for all rows.

@@ -95,7 +95,10 @@ fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Nu
     let input_lanes: [&[[f32; L]]; T] = std::array::from_fn(|token| &inputs[token].as_chunks().0[..count]);
     for at in 0..count {
         for row in 0..R {
-            let weight = weight_lanes[row][at].map(W::widen);
+            let mut weight = [0.0_f32; L];
+            for lane in 0..L {
+                weight[lane] = weight_lanes[row][at][lane].widen();
+            }
             for token in 0..T {
                 let input = input_lanes[token][at];
                 for lane in 0..L {

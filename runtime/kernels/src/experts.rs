@@ -1,10 +1,9 @@
 //! The mixture of experts: each expert's weights are read once for all its rows, and not at all where it has none.
 
-use crate::functions::gelu;
-use crate::linear::{columns, sums};
+use crate::functions::gated;
+use crate::linear::{Form, arrange, columns, sums};
 use crate::number::Number;
 use crate::threads::{self, Shared};
-use crate::vectors::{Lanes, vectorize};
 
 /// Lengths that do not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,18 +69,22 @@ impl<W: Number> Experts<'_, W> {
             let from = &self.inputs[pair / top_k * hidden..][..hidden];
             row.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
         }
+        for run in &runs {
+            arrange::<W>(&mut rows[run.first * hidden..][..run.count * hidden], hidden, Form::of(run.count));
+        }
         let mut inners = vec![0.0_f32; order.len() * inner];
         let shared = Shared::new(&mut inners);
         over(
             &runs,
             inner,
-            |run| columns::<W>(run.count, hidden),
+            |run| columns::<W>(run.count, Form::of(run.count), hidden),
             |run, first, count| {
+                let form = Form::of(run.count);
                 let rows = &rows[run.first * hidden..][..run.count * hidden];
                 let weights = &self.gate_up[run.expert * 2 * each..][..2 * each];
-                let mut gate = sums(rows, &weights[first * hidden..][..count * hidden], hidden);
-                let up = sums(rows, &weights[(inner + first) * hidden..][..count * hidden], hidden);
-                vectorize(Gate::<W> { gate: &mut gate.values, up: &up.values, element: std::marker::PhantomData });
+                let mut gate = sums(rows, &weights[first * hidden..][..count * hidden], hidden, form);
+                let up = sums(rows, &weights[(inner + first) * hidden..][..count * hidden], hidden, form);
+                gated::<W>(&mut gate.values, &up.values);
                 for row in 0..run.count {
                     // SAFETY: each piece has rows and columns of its own.
                     let to = unsafe { shared.part((run.first + row) * inner + first, count) };
@@ -89,16 +92,20 @@ impl<W: Number> Experts<'_, W> {
                 }
             },
         );
+        for run in &runs {
+            arrange::<W>(&mut inners[run.first * inner..][..run.count * inner], inner, Form::of(run.count));
+        }
         let mut results = vec![0.0_f32; pairs * hidden];
         let shared = Shared::new(&mut results);
         over(
             &runs,
             hidden,
-            |run| columns::<W>(run.count, inner),
+            |run| columns::<W>(run.count, Form::of(run.count), inner),
             |run, first, count| {
+                let form = Form::of(run.count);
                 let rows = &inners[run.first * inner..][..run.count * inner];
                 let weights = &self.down[run.expert * each..][..each];
-                let sums = sums(rows, &weights[first * inner..][..count * inner], inner);
+                let sums = sums(rows, &weights[first * inner..][..count * inner], inner, form);
                 for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
                     // SAFETY: a pair has one expert, and each piece has columns of its own.
                     let to = unsafe { shared.part(pair * hidden + first, count) };
@@ -154,28 +161,4 @@ fn over(runs: &[Run], width: usize, each: impl Fn(&Run) -> usize, piece: impl Fn
         let (run, first, count) = pieces[number];
         piece(run, first, count);
     });
-}
-
-/// `gate = gelu(gate) * up`, rounded after each step.
-struct Gate<'a, W> {
-    gate: &'a mut [f32],
-    up: &'a [f32],
-    element: std::marker::PhantomData<W>,
-}
-
-impl<W: Number> Lanes for Gate<'_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const L: usize, const FUSED: bool>(self) {
-        for (gate, up) in self.gate.chunks_mut(L).zip(self.up.chunks(L)) {
-            let mut lanes = [0.0_f32; L];
-            lanes.iter_mut().zip(&*gate).for_each(|(lane, gate)| *lane = W::narrow(*gate).widen());
-            let bent = gelu::<L, FUSED>(lanes);
-            for ((gate, bent), up) in gate.iter_mut().zip(bent).zip(up) {
-                let product = W::narrow(bent).widen() * W::narrow(*up).widen();
-                *gate = W::narrow(product).widen();
-            }
-        }
-    }
 }

@@ -1,13 +1,21 @@
 //! Functions of lanes of f32.
 
-use crate::vectors::fma;
+use std::marker::PhantomData;
+
+use crate::number::Number;
+use crate::vectors::{Lanes, fma, vectorize};
 
 /// Below this, `e^x` is not a normal number: it counts as 0.
-const LEAST: f32 = -87.3;
+pub(crate) const LEAST: f32 = -87.3;
 /// Above this, `e^x` is taken for that of this.
-const MOST: f32 = 88.3;
+pub(crate) const MOST: f32 = 88.3;
 /// Adding and subtracting it rounds to an integer: 1.5 * 2^23.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
+/// Minus ln 2, in two parts of which the first has few digits, so that its products with small integers are exact.
+pub(crate) const LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
+/// Of the polynomial for `(e^r - r - 1) / r^2`, the highest power first.
+pub(crate) const FACTORS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// `e^x` within two units in the last place; 0 below -87.3, and never more than `e^88.3`. NaN stays NaN.
 ///
@@ -19,18 +27,18 @@ pub(crate) fn exp<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
         let value = x[lane];
         let bounded = if value > MOST { MOST } else { value };
         let bounded = if bounded < LEAST { LEAST } else { bounded };
-        let n = fma::<FUSED>(bounded, std::f32::consts::LOG2_E, ROUND) - ROUND;
-        let r = fma::<FUSED>(n, -0.693_359_4, bounded);
-        let r = fma::<FUSED>(n, 2.121_944_4e-4, r);
-        let mut p = 1.987_569_1e-4;
-        for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-            p = fma::<FUSED>(p, r, factor);
+        let rounded = fma::<FUSED>(bounded, std::f32::consts::LOG2_E, ROUND);
+        let n = rounded - ROUND;
+        let r = fma::<FUSED>(n, LN_2[0], bounded);
+        let r = fma::<FUSED>(n, LN_2[1], r);
+        let mut p = FACTORS[0];
+        for factor in &FACTORS[1..] {
+            p = fma::<FUSED>(p, r, *factor);
         }
         let power = fma::<FUSED>(p * r, r, r) + 1.0;
-        // `n` lies between -126 and 127; with NaN it is anything, and the power stays NaN.
-        #[expect(clippy::cast_possible_truncation, reason = "see above")]
-        let exponent = (n as i32).wrapping_add(127) << 23;
-        let scaled = power * f32::from_bits(exponent.cast_unsigned());
+        // `n` lies between -126 and 127, and the last bits of `rounded` are those of `n`, since those of `ROUND` are 0. A
+        // conversion to integers would have to look for NaN, one lane after the other; with NaN the power stays NaN.
+        let scaled = power * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
         out[lane] = if value < LEAST { 0.0 } else { scaled };
     }
     out
@@ -52,4 +60,32 @@ pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
         out[lane] = x[lane] / (1.0 + powers[lane]);
     }
     out
+}
+
+/// `gate = gelu(gate) * up`, rounded after each step to elements of type `W`.
+pub(crate) fn gated<W: Number>(gate: &mut [f32], up: &[f32]) {
+    vectorize(Gate::<W> { gate, up, element: PhantomData });
+}
+
+struct Gate<'a, W> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
+    element: PhantomData<W>,
+}
+
+impl<W: Number> Lanes for Gate<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const L: usize, const FUSED: bool>(self) {
+        for (gate, up) in self.gate.chunks_mut(L).zip(self.up.chunks(L)) {
+            let mut lanes = [0.0_f32; L];
+            lanes.iter_mut().zip(&*gate).for_each(|(lane, gate)| *lane = W::narrow(*gate).widen());
+            let bent = gelu::<L, FUSED>(lanes);
+            for ((gate, bent), up) in gate.iter_mut().zip(bent).zip(up) {
+                let product = W::narrow(bent).widen() * W::narrow(*up).widen();
+                *gate = W::narrow(product).widen();
+            }
+        }
+    }
 }

@@ -5,14 +5,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use gemma4_model::graph::{ATTENTION, EXPERTS, KV_WRITE, LINEAR};
+use gemma4_model::graph::{ATTENTION, EXPERTS, GATED, GATED_ROWS, KV_WRITE, LINEAR, NORM};
 use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
 use gemma4_pjrt::{ElementType, Error, Plugin};
 use half::bf16;
 
 use crate::attention::{Attention, Part, Remade, Stored, write};
 use crate::experts::Experts;
-use crate::linear::Inputs;
+use crate::linear::{Inputs, LayerRows};
+use crate::norm::rms_norm;
 use crate::number::Number;
 
 /// Makes all handlers known to a plugin, for good. To be called before a program with calls is compiled or loaded; what is
@@ -25,6 +26,9 @@ pub fn register(plugin: Plugin) -> Result<(), Error> {
     static ORDER: Mutex<()> = Mutex::new(());
     let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
     known(custom_call::register::<Linear>(plugin, LINEAR))?;
+    known(custom_call::register::<Gated>(plugin, GATED))?;
+    known(custom_call::register::<GatedRows>(plugin, GATED_ROWS))?;
+    known(custom_call::register::<Norm>(plugin, NORM))?;
     known(custom_call::register::<KvWrite>(plugin, KV_WRITE))?;
     known(custom_call::register::<Attend>(plugin, ATTENTION))?;
     known(custom_call::register::<Mixture>(plugin, EXPERTS))
@@ -43,25 +47,119 @@ struct Linear;
 
 impl Handler for Linear {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
-        let ([x, weight], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-            return Err(format!("{LINEAR} takes two operands and gives one result"));
+        let ([x, weights @ ..], Some(to)) = (call.operands.as_slice(), call.outputs.first().map(Output::element))
+        else {
+            return Err(format!("{LINEAR} takes rows and weights, and gives results"));
         };
-        match (x.element(), out.element()) {
-            (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weight, out),
-            (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weight, out),
-            (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weight, out),
+        let outs = call.outputs.as_mut_slice();
+        match (x.element(), to) {
+            (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weights, outs),
+            (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weights, outs),
+            (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weights, outs),
             (of, to) => Err(format!("{LINEAR} cannot make {to:?} of {of:?}")),
         }
     }
 }
 
-fn linear<X: Number, Y: Number>(x: &Operand<'_>, weight: &Operand<'_>, out: &mut Output<'_>) -> Result<(), String> {
-    let width = x.dims().last().copied().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
-    if weight.dims().len() != 2 || weight.dims().last() != x.dims().last() {
-        return Err(format!("{LINEAR}: rows {:?} do not go with weights {:?}", x.dims(), weight.dims()));
+fn linear<X: Number, Y: Number>(
+    x: &Operand<'_>,
+    weights: &[Operand<'_>],
+    outs: &mut [Output<'_>],
+) -> Result<(), String> {
+    if weights.len() != outs.len() {
+        return Err(format!("{LINEAR}: {} weights for {} results", weights.len(), outs.len()));
     }
-    let inputs = Inputs::new(x.values::<X>()?, width);
-    inputs.product(weight.values::<X>()?, out.values::<Y>()?).map_err(|error| error.to_string())
+    let inputs = inputs::<X>(LINEAR, x, weights)?;
+    let mut products = Vec::with_capacity(weights.len());
+    for (weight, out) in weights.iter().zip(outs) {
+        products.push((weight.values::<X>()?, out.values::<Y>()?));
+    }
+    inputs.products(products).map_err(|error| error.to_string())
+}
+
+/// The rows of `x`, if all weights are as wide.
+fn inputs<'a, X: Number>(name: &str, x: &'a Operand<'_>, weights: &[Operand<'_>]) -> Result<Inputs<'a, X>, String> {
+    let width = x.dims().last().copied().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
+    for weight in weights {
+        if weight.dims().len() != 2 || weight.dims().last() != x.dims().last() {
+            return Err(format!("{name}: rows {:?} do not go with weights {:?}", x.dims(), weight.dims()));
+        }
+    }
+    Ok(Inputs::new(x.values::<X>()?, width))
+}
+
+/// [`GATED`].
+struct Gated;
+
+impl Handler for Gated {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.first().map(Operand::element) {
+            Some(ElementType::F32) => gated::<f32>(call),
+            Some(ElementType::BF16) => gated::<bf16>(call),
+            other => Err(format!("{GATED} has no rows of {other:?}")),
+        }
+    }
+}
+
+fn gated<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let ([x, weights @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{GATED} gives one result"));
+    };
+    let [gate, up] = weights else { return Err(format!("{GATED} takes three operands")) };
+    let inputs = inputs::<X>(GATED, x, weights)?;
+    inputs.gated(gate.values()?, up.values()?, out.values::<X>()?).map_err(|error| error.to_string())
+}
+
+/// [`GATED_ROWS`].
+struct GatedRows;
+
+impl Handler for GatedRows {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.first().map(Operand::element) {
+            Some(ElementType::F32) => gated_rows::<f32>(call),
+            Some(ElementType::BF16) => gated_rows::<bf16>(call),
+            other => Err(format!("{GATED_ROWS} has no rows of {other:?}")),
+        }
+    }
+}
+
+fn gated_rows<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let ([x, gate, rows, layer], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{GATED_ROWS} takes four operands and gives one result"));
+    };
+    let (layers, width, layer) = (dim(rows.dims(), 1)?, dim(rows.dims(), 2)?, scalar(layer)?);
+    let inputs = inputs::<X>(GATED_ROWS, x, std::slice::from_ref(gate))?;
+    let rows = LayerRows { values: rows.values()?, layers, width, layer };
+    inputs.gated_rows(gate.values()?, &rows, out.values::<X>()?).map_err(|error| error.to_string())
+}
+
+/// [`NORM`].
+struct Norm;
+
+impl Handler for Norm {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.first().map(Operand::element) {
+            Some(ElementType::F32) => norm::<f32>(call),
+            Some(ElementType::BF16) => norm::<bf16>(call),
+            other => Err(format!("{NORM} has no rows of {other:?}")),
+        }
+    }
+}
+
+fn norm<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let eps = call.attributes.f32("eps")?;
+    let ([x, weight, residual @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{NORM} takes two operands or three and gives one result"));
+    };
+    let residual = match residual {
+        [] => None,
+        [residual] => Some(residual.values::<W>()?),
+        _ => return Err(format!("{NORM} takes two operands or three")),
+    };
+    if x.dims().last() != weight.dims().last() {
+        return Err(format!("{NORM}: rows {:?} do not go with a weight {:?}", x.dims(), weight.dims()));
+    }
+    rms_norm(x.values::<W>()?, weight.values()?, residual, eps, out.values()?).map_err(|error| error.to_string())
 }
 
 /// An attribute that is a count.

@@ -6,16 +6,24 @@
 //! * [`register`]: makes them known to a plugin, before programs with calls are compiled or loaded
 //! * [`attention`]: attention over the pages of the KV cache, and writing to them
 //! * [`experts`]: the mixture of experts
-//! * [`linear`]: rows times a weight matrix
+//! * [`linear`]: rows times weight matrices
+//! * [`norm`]: root-mean-square norms
 
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod blocked;
 mod dot;
 pub mod experts;
+#[cfg(test)]
+mod forms;
 mod functions;
 mod handlers;
 pub mod linear;
+pub mod norm;
 mod number;
+mod softmax;
+mod stored;
 mod threads;
 mod vectors;
 

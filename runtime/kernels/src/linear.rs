@@ -1,19 +1,31 @@
 //! Products of rows and weight matrices `[out, in]` as checkpoints have them, summed in f32.
 
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use crate::avx2;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
+use crate::functions::gated;
 use crate::number::Number;
 use crate::threads::{self, Shared};
-use crate::vectors::vectorize;
+use crate::vectors::{self, vectorize};
 
 /// From as many rows on, turning the weights into panels pays.
 const BLOCKED_FROM: usize = 64;
-/// Bytes of weights that a thread takes at a time.
-const PIECE: usize = 128 << 10;
+/// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
+/// long for another's last.
+const PIECE: usize = 64 << 10;
+/// Columns of a panel.
+pub(crate) const PANEL: usize = 16;
 /// Columns that a thread takes at a time where weights become panels.
-const COLUMNS: usize = 64;
+const COLUMNS: usize = 128;
+/// Rows of a matrix that whole tiles of any shape make up.
+const TILES: usize = 12;
+/// The same with one row of input.
+const TILES_OF_ONE: usize = 8;
 /// Rows of the input that meet a panel before it is made again: bounds the sums a thread keeps.
-const ROWS: usize = 768;
+const ROWS: usize = 384;
 
 /// What does not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,72 +41,209 @@ pub struct LinearError {
     pub outputs: usize,
 }
 
-/// The input of one or several products, widened once.
-pub struct Inputs {
-    values: Vec<f32>,
+/// The input of one or several products with matrices of `W`.
+pub struct Inputs<'a, W> {
+    rows: Rows<'a, W>,
+    /// Elements of all rows.
+    length: usize,
     width: usize,
 }
 
-impl Inputs {
+/// Rows as [`sums`] wants them.
+enum Rows<'a, W> {
+    /// Widened, as [`arrange`] has them.
+    Few(Vec<f32>),
+    /// As they are: pieces widen what they need, which then is still in the caches.
+    Many(&'a [W]),
+}
+
+impl<'a, W: Number> Inputs<'a, W> {
     /// Rows of `width` elements.
-    pub fn new<X: Number>(rows: &[X], width: usize) -> Self {
-        let mut values = vec![0.0; rows.len()];
-        let piece = 1 << 16;
+    pub fn new(rows: &'a [W], width: usize) -> Self {
+        let length = rows.len();
+        if Form::of(length.checked_div(width).unwrap_or(0)) == Form::Many {
+            return Inputs { rows: Rows::Many(rows), length, width };
+        }
+        let mut values = vec![0.0; length];
+        // Whole rows, about as many elements as are worth a thread.
+        let each = ((1 << 15) / width.max(1)).max(1) * width.max(1);
         let shared = Shared::new(&mut values);
-        threads::share(rows.len().div_ceil(piece), |number| {
-            let from = &rows[number * piece..rows.len().min((number + 1) * piece)];
+        threads::share(length.div_ceil(each), |number| {
+            let from = &rows[number * each..length.min((number + 1) * each)];
             // SAFETY: pieces do not overlap.
-            let to = unsafe { shared.part(number * piece, from.len()) };
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+            spread(from, width, unsafe { shared.part(number * each, from.len()) });
         });
-        Inputs { values, width }
+        Inputs { rows: Rows::Few(values), length, width }
     }
 
     /// `out [tokens, rows] = inputs [tokens, width] * weights [rows, width]^T`, on all threads.
     ///
     /// # Errors
     /// [`LinearError`] if the lengths do not fit together.
-    pub fn product<W: Number, Y: Number>(&self, weights: &[W], out: &mut [Y]) -> Result<(), LinearError> {
-        let width = self.width;
-        let error = LinearError { inputs: self.values.len(), weights: weights.len(), width, outputs: out.len() };
-        let whole = |length: usize| if length.is_multiple_of(width) { length.checked_div(width) } else { None };
-        let (tokens, rows) = (whole(self.values.len()).ok_or(error)?, whole(weights.len()).ok_or(error)?);
-        if tokens.checked_mul(rows) != Some(out.len()) {
-            return Err(error);
+    pub fn product<Y: Number>(&self, weights: &[W], out: &mut [Y]) -> Result<(), LinearError> {
+        self.products(vec![(weights, out)])
+    }
+
+    /// [`Self::product`] with each matrix, all at a time.
+    ///
+    /// # Errors
+    /// [`LinearError`] if lengths do not fit together.
+    pub fn products<Y: Number>(&self, products: Vec<(&[W], &mut [Y])>) -> Result<(), LinearError> {
+        let mut works = Vec::with_capacity(products.len());
+        let mut pieces = 0;
+        for (weights, out) in products {
+            let cut = self.cut(weights, out.len())?;
+            works.push((pieces, cut, weights, Shared::new(out)));
+            pieces += cut.pieces();
         }
-        self.pieces(weights, rows, tokens, out);
+        threads::share(pieces, |number| {
+            let work =
+                works.partition_point(|(first, ..)| *first <= number).checked_sub(1).and_then(|at| works.get(at));
+            let Some((start, cut, weights, out)) = work else { return };
+            let (columns, tokens) = cut.piece(number - start);
+            let sums = self.sums(weights, &columns, &tokens);
+            // SAFETY: each piece has columns of its own, or rows of its own.
+            unsafe { sums.give(out, cut.rows, columns.start, tokens.start) };
+        });
         Ok(())
     }
 
-    /// [`Self::product`] of lengths that fit together, in pieces of some columns and some rows.
-    fn pieces<W: Number, Y: Number>(&self, weights: &[W], rows: usize, tokens: usize, out: &mut [Y]) {
-        let width = self.width;
-        let (each, band) = (columns::<W>(tokens, width), tokens.clamp(1, ROWS));
-        let bands = tokens.div_ceil(band);
-        let shared = Shared::new(out);
-        threads::share(rows.div_ceil(each) * bands, |number| {
-            let (first, begin) = (number / bands * each, number % bands * band);
-            let (count, end) = (each.min(rows - first), tokens.min(begin + band));
-            let weights = &weights[first * width..(first + count) * width];
-            let sums = sums(&self.values[begin * width..end * width], weights, width);
-            for token in begin..end {
-                // SAFETY: each piece has columns of its own, or rows of its own.
-                let out = unsafe { shared.part(token * rows + first, count) };
-                out.iter_mut().enumerate().for_each(|(row, out)| *out = Y::narrow(sums.at(token - begin, row)));
-            }
+    /// `gelu(inputs * gate^T) * (inputs * up^T)`, with each of the three factors rounded to the weights' type.
+    ///
+    /// # Errors
+    /// [`LinearError`] if the lengths do not fit together.
+    pub fn gated<Y: Number>(&self, gate: &[W], up: &[W], out: &mut [Y]) -> Result<(), LinearError> {
+        let cut = self.cut(gate, out.len())?;
+        self.cut(up, out.len())?;
+        let out = Shared::new(out);
+        threads::share(cut.pieces(), |number| {
+            let (columns, tokens) = cut.piece(number);
+            let mut sums = self.sums(gate, &columns, &tokens);
+            gated::<W>(&mut sums.values, &self.sums(up, &columns, &tokens).values);
+            // SAFETY: as above.
+            unsafe { sums.give(&out, cut.rows, columns.start, tokens.start) };
         });
+        Ok(())
+    }
+
+    /// `gelu(inputs * gate^T) * rows`, with both factors rounded to the weights' type.
+    ///
+    /// # Errors
+    /// [`LinearError`] if the lengths do not fit together.
+    pub fn gated_rows<Y: Number>(&self, gate: &[W], rows: &LayerRows<'_, W>, out: &mut [Y]) -> Result<(), LinearError> {
+        let cut = self.cut(gate, out.len())?;
+        let LayerRows { values, layers, width, layer } = *rows;
+        let all = cut.tokens.checked_mul(layers).and_then(|all| all.checked_mul(width));
+        if width != cut.rows || layer >= layers || all != Some(values.len()) {
+            return Err(LinearError { inputs: values.len(), weights: gate.len(), width, outputs: out.len() });
+        }
+        let out = Shared::new(out);
+        threads::share(cut.pieces(), |number| {
+            let (columns, tokens) = cut.piece(number);
+            let mut sums = self.sums(gate, &columns, &tokens);
+            let mut factors = vec![0.0; sums.values.len()];
+            for token in tokens.clone() {
+                let row = &values[(token * layers + layer) * width..][..width];
+                for column in columns.clone() {
+                    factors[sums.place(token - tokens.start, column - columns.start)] = row[column].widen();
+                }
+            }
+            gated::<W>(&mut sums.values, &factors);
+            // SAFETY: as above.
+            unsafe { sums.give(&out, cut.rows, columns.start, tokens.start) };
+        });
+        Ok(())
+    }
+
+    /// The pieces of a product with `weights` whose result has `length` elements.
+    fn cut(&self, weights: &[W], length: usize) -> Result<Cut, LinearError> {
+        let width = self.width;
+        let error = LinearError { inputs: self.length, weights: weights.len(), width, outputs: length };
+        let whole = |length: usize| if length.is_multiple_of(width) { length.checked_div(width) } else { None };
+        let (tokens, rows) = (whole(self.length).ok_or(error)?, whole(weights.len()).ok_or(error)?);
+        if tokens.checked_mul(rows) != Some(length) {
+            return Err(error);
+        }
+        Ok(Cut { rows, tokens, each: columns::<W>(tokens, Form::of(tokens), width), band: tokens.clamp(1, ROWS) })
+    }
+
+    /// Products of some rows of the input with some rows of a matrix, on this thread.
+    fn sums(&self, weights: &[W], columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
+        let of = |range: &Range<usize>| range.start * self.width..range.end * self.width;
+        let weights = &weights[of(columns)];
+        match &self.rows {
+            Rows::Few(values) => sums(&values[of(tokens)], weights, self.width, Form::Few),
+            Rows::Many(values) => sums(&values[of(tokens)], weights, self.width, Form::Many),
+        }
+    }
+}
+
+/// Rows `[T, L, width]`, of which those of one layer are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerRows<'a, W> {
+    /// All of them.
+    pub values: &'a [W],
+    /// `L`.
+    pub layers: usize,
+    /// Elements of a row.
+    pub width: usize,
+    /// Which layer.
+    pub layer: usize,
+}
+
+/// A product in pieces of some columns of the result and some of its rows.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// Rows of the matrix, which are columns of the result.
+    rows: usize,
+    tokens: usize,
+    /// Columns of a piece.
+    each: usize,
+    /// Rows of a piece.
+    band: usize,
+}
+
+impl Cut {
+    fn pieces(&self) -> usize {
+        self.rows.div_ceil(self.each) * self.tokens.div_ceil(self.band)
+    }
+
+    /// Columns and rows of a piece.
+    fn piece(&self, number: usize) -> (Range<usize>, Range<usize>) {
+        let bands = self.tokens.div_ceil(self.band);
+        let (column, token) = (number / bands * self.each, number % bands * self.band);
+        (column..self.rows.min(column + self.each), token..self.tokens.min(token + self.band))
+    }
+}
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Of few rows: weights are read as they lie.
+    Few,
+    /// Of many rows: weights become panels first.
+    Many,
+}
+
+impl Form {
+    /// The faster one for so many rows.
+    pub(crate) fn of(tokens: usize) -> Self {
+        if tokens < BLOCKED_FROM { Self::Few } else { Self::Many }
     }
 }
 
 /// Columns that a thread takes at a time.
-pub(crate) fn columns<W>(tokens: usize, width: usize) -> usize {
+pub(crate) fn columns<W>(tokens: usize, form: Form, width: usize) -> usize {
     let row = (width * size_of::<W>()).max(1);
-    if tokens < BLOCKED_FROM { (PIECE / row).max(1).next_multiple_of(4) } else { COLUMNS }
+    let tiles = if tokens == 1 { TILES_OF_ONE } else { TILES };
+    if form == Form::Few { (PIECE / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
 }
 
 /// Products of some rows of input with some rows of a matrix.
 pub(crate) struct Sums {
     pub(crate) values: Vec<f32>,
+    tokens: usize,
+    rows: usize,
     /// Distance of neighbouring tokens.
     token: usize,
     /// Distance of neighbouring rows of the matrix.
@@ -104,21 +253,81 @@ pub(crate) struct Sums {
 impl Sums {
     #[inline(always)]
     pub(crate) fn at(&self, token: usize, row: usize) -> f32 {
-        self.values[token * self.token + row * self.row]
+        self.values[self.place(token, row)]
+    }
+
+    #[inline(always)]
+    fn place(&self, token: usize, row: usize) -> usize {
+        token * self.token + row * self.row
+    }
+
+    /// Rounds them into `out` `[.., width]`, from column `column` and row `token` on.
+    ///
+    /// # Safety
+    /// Nobody else has these elements of `out`.
+    unsafe fn give<Y: Number>(&self, out: &Shared<'_, Y>, width: usize, column: usize, token: usize) {
+        for at in 0..self.tokens {
+            // SAFETY: the caller vouches for it.
+            let out = unsafe { out.part((token + at) * width + column, self.rows) };
+            out.iter_mut().enumerate().for_each(|(row, out)| *out = Y::narrow(self.at(at, row)));
+        }
     }
 }
 
-/// `inputs [tokens, width] * weights [rows, width]^T` on this thread. The order of the sums in memory follows from the sizes
-/// alone. `width` is not 0.
-pub(crate) fn sums<W: Number>(inputs: &[f32], weights: &[W], width: usize) -> Sums {
-    let (tokens, rows) = (inputs.len() / width, weights.len() / width);
-    if tokens < BLOCKED_FROM {
-        let mut values = vec![0.0; rows * tokens];
-        vectorize(Dots { inputs, weights, width, out: &mut values });
-        return Sums { values, token: 1, row: tokens };
+/// Widens rows into the order that [`arrange`] gives few rows for weights of their own type.
+fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx2() {
+        let rows = from.chunks_exact(width.max(1)).zip(to.chunks_exact_mut(width.max(1)));
+        // SAFETY: the processor has the instructions.
+        rows.for_each(|(from, to)| unsafe { avx2::spread(from, to) });
+        return;
     }
-    let stride = rows.next_multiple_of(16);
+    let _ = width;
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+}
+
+/// Sets the order of rows of input as [`sums`] wants them for weights of type `W`.
+pub(crate) fn arrange<W: Number>(rows: &mut [f32], width: usize, form: Form) {
+    #[cfg(target_arch = "x86_64")]
+    if width > 0 && form == Form::Few && vectors::has_avx2() {
+        avx2::arrange::<W>(rows, width);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (rows, width, form);
+}
+
+/// `inputs [tokens, width] * weights [rows, width]^T` on this thread, of inputs as [`arrange`] has set them. The order of the sums
+/// in memory follows from the sizes alone. `width` is not 0; few rows are widened before.
+pub(crate) fn sums<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, form: Form) -> Sums {
+    let (tokens, rows) = (inputs.len() / width, weights.len() / width);
+    if let (Form::Few, Some(inputs)) = (form, X::as_f32(inputs)) {
+        let mut values = vec![0.0; rows * tokens];
+        few(inputs, weights, width, &mut values);
+        return Sums { values, tokens, rows, token: 1, row: tokens };
+    }
+    let stride = rows.next_multiple_of(PANEL);
     let mut values = vec![0.0; tokens * stride];
-    vectorize(Blocked { inputs, weights, width, out: &mut values, stride });
-    Sums { values, token: stride, row: 1 }
+    many(inputs, weights, width, &mut values, stride);
+    Sums { values, tokens, rows, token: stride, row: 1 }
+}
+
+/// `out[row][token] = weights[row] . inputs[token]`.
+pub(crate) fn few<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx2() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx2::dots(inputs, weights, width, out) };
+    }
+    vectorize(Dots { inputs, weights, width, out });
+}
+
+/// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`PANEL`].
+pub(crate) fn many<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx2() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx2::blocked(inputs, weights, width, out, stride) };
+    }
+    vectorize(Blocked { inputs, weights, width, out, stride });
 }

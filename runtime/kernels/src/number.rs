@@ -2,8 +2,38 @@
 
 use half::bf16;
 
+/// What kernels that are written for certain instructions know of an element; nobody else implements it.
+///
+/// # Safety
+/// [`Pairs::IS_BF16`] is true only of 16 bits that are the upper half of f32, and false only of f32.
+pub unsafe trait Pairs: Copy {
+    /// Whether elements are bfloat16; float32 else.
+    const IS_BF16: bool;
+
+    /// The elements, where they are f32.
+    fn as_f32(elements: &[Self]) -> Option<&[f32]>;
+}
+
+// SAFETY: as its name says.
+unsafe impl Pairs for bf16 {
+    const IS_BF16: bool = true;
+
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+}
+
+// SAFETY: as its name says.
+unsafe impl Pairs for f32 {
+    const IS_BF16: bool = false;
+
+    fn as_f32(elements: &[Self]) -> Option<&[f32]> {
+        Some(elements)
+    }
+}
+
 /// An element of a matrix.
-pub trait Number: gemma4_pjrt::Element + Copy + Default + Send + Sync {
+pub trait Number: gemma4_pjrt::Element + Pairs + Default + Send + Sync {
     /// As f32, exactly.
     fn widen(self) -> f32;
 

@@ -1,8 +1,9 @@
 //! Which vector instructions are used, decided once while running.
 //!
-//! Invariant: code for an instruction set runs only where the processor was found to have it. The kernels themselves are safe
-//! code over arrays of lanes, of which the compiler makes one version for each set. AVX-512 is not among them: from sixteen lanes
-//! the compiler makes code that keeps its sums in memory, slower than AVX2; it takes kernels written for it.
+//! Invariant: code for an instruction set runs only where the processor was found to have it. Most kernels are safe
+//! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2 too
+//! ([`crate::avx2`]). AVX-512 is not among the sets: from sixteen lanes the compiler makes code that keeps its sums in memory,
+//! slower than AVX2; it takes kernels written for it.
 
 use std::sync::OnceLock;
 
@@ -35,6 +36,12 @@ fn level() -> Level {
         }
         Level::Portable
     })
+}
+
+/// Whether there are AVX2 and FMA, for kernels that are written for them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    level() == Level::Avx2
 }
 
 /// Runs `lanes` with the best instructions that there are.

@@ -152,6 +152,14 @@ proptest! {
     }
 
     #[test]
+    fn long_sequences_in_parts(window in 200_usize..900, before in 200_usize..700, block in 1_usize..60, seed in 0_u64..9) {
+        let case = Case { kv_heads: 2, group: 3, width: 20, block, window, tile: 4, alone: None, seed };
+        // Single queries are attended to in parts, on both sides of their borders, beside some that are not.
+        check(case, &[(before, 1), (255, 1), (256, 1), (before, 3)]);
+        check(Case { window: usize::MAX, alone: Some(5), ..case }, &[(before, 1), (511, 1)]);
+    }
+
+    #[test]
     fn any_numbers_of_a_step(fields in proptest::collection::vec(any::<i32>(), 12)) {
         let part = Part { stored: Stored::F32, page: 8, start: 0, tokens: 2, token: 4 };
         let (queries, pool, mut out) = ([0.5_f32; 8], [0_u8; 64], [0.0_f32; 8]);

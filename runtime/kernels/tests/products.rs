@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
 use gemma4_kernels::Number;
-use gemma4_kernels::linear::Inputs;
+use gemma4_kernels::linear::{Inputs, LayerRows};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -80,7 +80,7 @@ fn values_that_are_no_numbers_stay_in_their_row_and_column() {
         weights[5 * width + 39] = bf16::NAN;
         weights[6 * width + 3] = bf16::ZERO;
         let mut out = vec![0.0_f32; tokens * rows];
-        Inputs::new(&inputs, width).product(&weights, &mut out).unwrap();
+        Inputs::<bf16>::new(&inputs, width).product(&weights, &mut out).unwrap();
         for token in 0..tokens {
             for row in 0..rows {
                 let found = out[token * rows + row];
@@ -97,11 +97,11 @@ fn values_that_are_no_numbers_stay_in_their_row_and_column() {
 #[test]
 fn lengths_that_do_not_fit_are_refused() {
     let inputs = [1.0_f32; 12];
-    assert!(Inputs::new(&inputs, 5).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
-    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
-    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
-    assert!(Inputs::new(&inputs, 0).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
-    assert!(Inputs::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 6]).is_ok());
+    assert!(Inputs::<f32>::new(&inputs, 5).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
+    assert!(Inputs::<f32>::new(&inputs, 4).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());
+    assert!(Inputs::<f32>::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
+    assert!(Inputs::<f32>::new(&inputs, 0).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
+    assert!(Inputs::<f32>::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 6]).is_ok());
 }
 
 #[test]
@@ -111,4 +111,71 @@ fn several_callers_at_a_time() {
             scope.spawn(move || (0..20).for_each(|round| check::<bf16, bf16>(1 + round, 128, 200, seed)));
         }
     });
+}
+
+#[test]
+fn matrices_that_are_multiplied_together_are_as_each_alone() {
+    for tokens in [1, 5, 70] {
+        let (width, sizes) = (72, [30, 1, 100]);
+        let inputs: Vec<bf16> = numbers(3, tokens * width).into_iter().map(bf16::from_f32).collect();
+        let inputs = Inputs::<bf16>::new(&inputs, width);
+        let matrix =
+            |rows: usize| numbers(rows as u64, rows * width).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+        let weights = sizes.map(matrix);
+        let mut together = sizes.map(|rows| vec![bf16::ZERO; tokens * rows]);
+        let pairs = weights.iter().zip(&mut together).map(|(weights, out)| (weights.as_slice(), out.as_mut_slice()));
+        inputs.products(pairs.collect()).unwrap();
+        for (weights, together) in weights.iter().zip(&together) {
+            let mut alone = vec![bf16::ZERO; together.len()];
+            inputs.product(weights, &mut alone).unwrap();
+            assert_eq!(&alone, together);
+        }
+    }
+}
+
+#[test]
+fn gates_are_bent_and_let_through() {
+    for (tokens, rows, width) in [(1, 9, 40), (3, 70, 64), (70, 33, 50)] {
+        let inputs = numbers(5, tokens * width);
+        let (gate, up) = (numbers(6, rows * width), numbers(7, rows * width));
+        let mut out = vec![0.0_f32; tokens * rows];
+        Inputs::<f32>::new(&inputs, width).gated(&gate, &up, &mut out).unwrap();
+        for (at, found) in out.iter().enumerate() {
+            let input = &inputs[at / rows * width..][..width];
+            let dot = |matrix: &[f32]| -> f64 {
+                let row = &matrix[at % rows * width..][..width];
+                input.iter().zip(row).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+            };
+            let (gate, up) = (dot(&gate), dot(&up));
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044_715 * gate.powi(3));
+            let expected = gate / 2.0 * (1.0 + inner.tanh()) * up;
+            assert!((f64::from(*found) - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn gates_let_rows_of_a_layer_through() {
+    for (tokens, width, layers, layer) in [(1, 9, 3, 2), (5, 40, 2, 0), (70, 33, 4, 1)] {
+        let inputs = numbers(5, tokens * 24);
+        let (gate, rows) = (numbers(6, width * 24), numbers(7, tokens * layers * width));
+        let inputs = Inputs::<f32>::new(&inputs, 24);
+        // The same with a matrix that makes exactly 1 of everything is what the gate alone makes.
+        let mut out = vec![0.0_f32; tokens * width];
+        let of = |layer| LayerRows { values: &rows, layers, width, layer };
+        inputs.gated_rows(&gate, &of(layer), &mut out).unwrap();
+        let mut ones = vec![0.0_f32; tokens * width];
+        let all = vec![1.0_f32; tokens * width];
+        inputs.gated_rows(&gate, &LayerRows { values: &all, layers: 1, width, layer: 0 }, &mut ones).unwrap();
+        let mut product = vec![0.0_f32; tokens * width];
+        inputs.product(&gate, &mut product).unwrap();
+        for (at, found) in out.iter().enumerate() {
+            let factor = rows[((at / width) * layers + layer) * width + at % width];
+            assert_eq!(*found, ones[at] * factor);
+            let gate = f64::from(product[at]);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044_715 * gate.powi(3));
+            assert!((f64::from(ones[at]) - gate / 2.0 * (1.0 + inner.tanh())).abs() < 1e-5);
+        }
+        assert!(inputs.gated_rows(&gate, &of(layers), &mut out).is_err(), "there is no such layer");
+    }
 }

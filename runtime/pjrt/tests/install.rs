@@ -44,9 +44,8 @@ impl World {
 
     /// Puts a program on the search path, which holds nothing else.
     fn program(&self, name: &str, script: &str) {
-        let path = self.path("bin").join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{script}\n");
+        write_program(&self.path("bin").join(name), &script);
     }
 
     /// A pip that records its arguments and gives the wheel.
@@ -89,6 +88,16 @@ impl World {
         let entries = walk(&self.path("data/plugins"));
         entries.into_iter().filter(|path| !path.ends_with(".lock")).collect()
     }
+}
+
+/// Puts a program at `path`. Another process writes it: a child that a test beside this one starts meanwhile would inherit a descriptor
+/// that is open for writing, and as long as it holds it the kernel does not run the file.
+fn write_program(path: &Path, script: &str) {
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path).stdin(std::process::Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {

@@ -74,8 +74,8 @@ const STRING: &str = r#"{"type": "string"}"#;
 const TOKENS: &str = r#"{"type": "integer", "minimum": 1, "maximum": 2147483647}"#;
 const PENALTY: &str = r#"{"type": "number", "minimum": -2, "maximum": 2}"#;
 const TEXT_ONLY: &str = "only text goes in and comes out";
-const NO_TOOLS: &str = "tools are not served yet";
-const NO_GRAMMAR: &str = "constrained output is not served yet";
+const OLD_TOOLS: &str = "it is the older form of `tools`";
+const OLD_GRAMMAR: &str = "it is the older form of `structured_outputs`";
 
 /// The table.
 const FIELDS: &[Field] = &[
@@ -85,7 +85,8 @@ const FIELDS: &[Field] = &[
         On::Chat,
         "messages",
         r##"{"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Message"}}"##,
-        "The conversation. Roles `system`, `developer`, `user`, `assistant`; content is a string or parts of type `text`",
+        "The conversation. Roles `system`, `developer`, `user`, `assistant`, `tool`; content is a string or parts of type \
+         `text`. A result of a tool follows the message with its call",
     ),
     served(
         On::Completions,
@@ -113,12 +114,44 @@ const FIELDS: &[Field] = &[
         "Variables for the chat template, such as `enable_thinking`",
     ),
     served(
+        On::Chat,
+        "reasoning_effort",
+        r#"{"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max"]}"#,
+        "`none` switches thinking off, every other word on: the model has no degrees of it. The same as \
+         `chat_template_kwargs.enable_thinking`",
+    ),
+    served(
+        On::Chat,
+        "tools",
+        r##"{"type": "array", "maxItems": 128, "items": {"$ref": "#/components/schemas/Tool"}}"##,
+        "Functions that the model may call. Needs `tool_call_parser` and `auto_tool_choice` in the profile",
+    ),
+    served(
+        On::Chat,
+        "tool_choice",
+        r##"{"$ref": "#/components/schemas/ToolChoice"}"##,
+        "`none` keeps the tools from the model; `auto` leaves the choice to it; `required` has it call one or more; \
+         `{\"type\": \"function\", \"function\": {\"name\": NAME}}` has it call that one. Default: `auto` if there are tools",
+    ),
+    served(
         On::Both,
         "cache_salt",
         r#"{"type": "string", "minLength": 1, "maxLength": 1024}"#,
         "Requests share cached prefixes only with requests of the same salt",
     ),
     // What comes out.
+    served(
+        On::Both,
+        "response_format",
+        r##"{"$ref": "#/components/schemas/ResponseFormat"}"##,
+        "What the text has to be: `text` for anything, `json_object`, or `json_schema` with a name and a schema",
+    ),
+    served(
+        On::Both,
+        "structured_outputs",
+        r##"{"$ref": "#/components/schemas/StructuredOutputs"}"##,
+        "vLLM's: the same with one of `json` (a schema), `json_object`, `regex`, `choice` and `grammar` (Lark)",
+    ),
     served(On::Both, "stream", FLAG, "Sends tokens as they come, as server-sent events"),
     served(
         On::Both,
@@ -149,7 +182,7 @@ const FIELDS: &[Field] = &[
         On::Both,
         "min_tokens",
         r#"{"type": "integer", "minimum": 0, "maximum": 2147483647}"#,
-        "Tokens to generate before anything may stop the answer. Default 0",
+        "Tokens to generate before anything but a grammar's end may stop the answer. Default 0",
     ),
     served(
         On::Both,
@@ -164,8 +197,30 @@ const FIELDS: &[Field] = &[
         "Tokens that end the answer, beside the checkpoint's own",
     ),
     served(On::Both, "include_stop_str_in_output", FLAG, "Shows the stop string or token that ended the answer"),
-    served(On::Both, "ignore_eos", FLAG, "Goes on past the checkpoint's end tokens"),
-    served(On::Both, "skip_special_tokens", FLAG, "Leaves control tokens out of the text. Default `true`"),
+    served(
+        On::Both,
+        "ignore_eos",
+        FLAG,
+        "Goes on past the checkpoint's end tokens. Not where the answer has a grammar, which ends it",
+    ),
+    served(
+        On::Both,
+        "skip_special_tokens",
+        FLAG,
+        "Leaves control tokens out of the text. Default `true`. Those that parsers go by are never text",
+    ),
+    served(
+        On::Chat,
+        "parallel_tool_calls",
+        FLAG,
+        "Whether an answer may have more than one call; if not, those after the first are dropped. Default `true`",
+    ),
+    served(
+        On::Chat,
+        "include_reasoning",
+        FLAG,
+        "Whether the answer has its reasoning. Default `true`. `false` needs `reasoning_parser` in the profile",
+    ),
     served(On::Both, "return_token_ids", FLAG, "Adds `token_ids` to each choice, and `prompt_token_ids`"),
     served(On::Completions, "echo", FLAG, "Begins the text with the prompt. Not together with `logprobs`"),
     served(On::Chat, "logprobs", FLAG, "Gives the logprob of each token"),
@@ -244,30 +299,24 @@ const FIELDS: &[Field] = &[
     only(On::Chat, "store", &["false"], "answers are not stored"),
     only(On::Chat, "service_tier", &["\"auto\"", "\"default\""], "there is one tier"),
     only(On::Chat, "modalities", &["[\"text\"]"], TEXT_ONLY),
-    only(On::Both, "response_format", &["{\"type\": \"text\"}"], NO_GRAMMAR),
-    only(On::Chat, "tools", &["[]"], NO_TOOLS),
-    only(On::Chat, "tool_choice", &["\"none\""], NO_TOOLS),
-    only(On::Chat, "function_call", &["\"none\""], NO_TOOLS),
+    only(On::Chat, "function_call", &["\"none\""], "it is the older form of `tool_choice`"),
     only(On::Both, "priority", &["0"], "requests are served in the order of their arrival"),
     only(On::Both, "best_of", &["1"], "answers are not ranked; ask for `n`"),
     // OpenAI's that are not served.
-    refused(On::Chat, "functions", NO_TOOLS),
-    refused(On::Chat, "parallel_tool_calls", NO_TOOLS),
+    refused(On::Chat, "functions", OLD_TOOLS),
     refused(On::Chat, "audio", TEXT_ONLY),
     refused(On::Chat, "moderation", "nothing is moderated"),
     refused(On::Chat, "prediction", "predicted output is not used"),
     refused(On::Chat, "prompt_cache_options", "the cache has no options for a request"),
     refused(On::Chat, "prompt_cache_retention", "how long a prefix is kept depends on the load alone"),
-    refused(On::Chat, "reasoning_effort", "use `chat_template_kwargs`, with what the template knows"),
     refused(On::Chat, "verbosity", "the model has no such setting"),
     refused(On::Chat, "web_search_options", "nothing is searched"),
     refused(On::Completions, "suffix", "the model does not fill gaps"),
     // vLLM's that are not served.
-    refused(On::Both, "structured_outputs", NO_GRAMMAR),
-    refused(On::Both, "guided_json", NO_GRAMMAR),
-    refused(On::Both, "guided_regex", NO_GRAMMAR),
-    refused(On::Both, "guided_choice", NO_GRAMMAR),
-    refused(On::Both, "guided_grammar", NO_GRAMMAR),
+    refused(On::Both, "guided_json", OLD_GRAMMAR),
+    refused(On::Both, "guided_regex", OLD_GRAMMAR),
+    refused(On::Both, "guided_choice", OLD_GRAMMAR),
+    refused(On::Both, "guided_grammar", OLD_GRAMMAR),
     refused(On::Both, "allowed_token_ids", "use `logit_bias`"),
     refused(On::Both, "bad_words", "use `logit_bias`"),
     refused(On::Both, "prompt_logprobs", "logprobs of the prompt are not computed"),
@@ -286,7 +335,6 @@ const FIELDS: &[Field] = &[
     refused(On::Chat, "chat_template", "only the checkpoint's own template is used"),
     refused(On::Chat, "documents", "the chat template takes none"),
     refused(On::Chat, "mm_processor_kwargs", TEXT_ONLY),
-    refused(On::Chat, "include_reasoning", "reasoning is not told apart from the answer yet"),
 ];
 
 /// The fields of an endpoint, in the order of the documentation.

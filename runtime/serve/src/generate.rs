@@ -8,22 +8,24 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use gemma4_engine::engine::{EndReason, Event, Generation, Started, Token};
 use gemma4_engine::sampling::Logprobs;
+use gemma4_model::output::{Delta, Marker, OutputParser};
 use gemma4_model::tokenizer::StreamDecoder;
 
 use crate::error::ApiError;
 use crate::metrics::{ChoiceStats, Group};
 use crate::record::Details;
-use crate::request::TextRequest;
+use crate::request::{Parsing, TextRequest};
 use crate::service::State;
-use crate::stop::StopStrings;
+use crate::stop::{Found, StopStrings};
 
 /// The next piece of an answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Piece {
     /// Which answer.
     pub(crate) index: usize,
-    /// Text that follows; often empty, while characters or stop strings are not complete.
-    pub(crate) text: String,
+    /// What follows; often empty, while characters, stop strings or arguments are not complete. All is text if nothing is
+    /// parsed.
+    pub(crate) delta: Delta,
     /// Tokens that follow.
     pub(crate) tokens: Vec<OutputToken>,
     /// Why nothing follows.
@@ -72,6 +74,8 @@ pub(crate) struct Choice {
     generation: Option<Generation>,
     decoder: StreamDecoder,
     stops: StopStrings,
+    /// `None`: all is text.
+    parser: Option<OutputParser>,
     stop_tokens: Vec<u32>,
     include_stop: bool,
     min_tokens: usize,
@@ -108,6 +112,7 @@ pub(crate) fn submit(state: &Arc<State>, request: &TextRequest, details: &Detail
         generation,
         decoder: state.tokenizer.stream(request.skip_special_tokens),
         stops: StopStrings::new(&request.stop, request.include_stop),
+        parser: request.parsing.as_ref().map(Parsing::parser),
         stop_tokens: request.stop_tokens.clone(),
         include_stop: request.include_stop,
         min_tokens: request.min_tokens,
@@ -172,7 +177,7 @@ impl Choice {
         let Token { id, logprobs, at } = token;
         self.stats.token(&self.state.metrics, at);
         let tokens = vec![OutputToken { id, logprobs }];
-        let mut piece = Piece { index: self.index, text: String::new(), tokens, finish: None };
+        let mut piece = Piece { index: self.index, delta: Delta::default(), tokens, finish: None };
         // The engine generates none of them before `min_tokens`.
         if self.stop_tokens.contains(&id) {
             self.stopped_by = Some(id);
@@ -180,28 +185,51 @@ impl Choice {
                 return piece;
             }
         }
-        let text = self.decoder.push(id);
-        if self.stats.tokens <= self.min_tokens {
-            piece.text = self.stops.pass(&text);
-            return piece;
+        let marker = self.marker(id);
+        let text = if marker.is_some() { self.decoder.finish() } else { self.decoder.push(id) };
+        let found = if self.stats.tokens <= self.min_tokens {
+            Found { text: self.stops.pass(&text), stop: None }
+        } else {
+            self.stops.push(&text)
+        };
+        piece.delta = self.parsed(found.text);
+        if let Some(stop) = found.stop {
+            return self.end(piece, Finish::StopString(stop));
         }
-        let found = self.stops.push(&text);
-        piece.text = found.text;
-        match found.stop {
-            Some(stop) => self.end(piece, Finish::StopString(stop)),
-            None => piece,
+        if let Some(marker) = marker {
+            // No stop string goes across a marker.
+            let held = self.stops.finish();
+            piece.delta.append(self.parsed(held));
+            piece.delta.append(self.parser.as_mut().map(|parser| parser.marker(marker)).unwrap_or_default());
+        }
+        piece
+    }
+
+    /// The marker that a token is, if it means something now.
+    fn marker(&self, id: u32) -> Option<Marker> {
+        let marker = self.state.markers.as_ref()?.get(id)?;
+        self.parser.as_ref().is_some_and(|parser| parser.takes(marker)).then_some(marker)
+    }
+
+    fn parsed(&mut self, text: String) -> Delta {
+        match &mut self.parser {
+            Some(parser) => parser.text(&text),
+            None => Delta { text, ..Delta::default() },
         }
     }
 
     /// Adds what was held back, and ends.
     fn end(&mut self, mut piece: Piece, mut finish: Finish) -> Piece {
         if !matches!(finish, Finish::StopString(_)) {
-            let found = self.stops.push(&self.decoder.finish());
-            piece.text += &found.text;
+            let mut found = self.stops.push(&self.decoder.finish());
             match found.stop {
                 Some(stop) if self.stats.tokens > self.min_tokens => finish = Finish::StopString(stop),
-                _ => piece.text += &self.stops.finish(),
+                _ => found.text += &self.stops.finish(),
             }
+            piece.delta.append(self.parsed(found.text));
+        }
+        if let Some(parser) = &mut self.parser {
+            piece.delta.append(parser.finish());
         }
         // Cancels the rest, if a stop string ended it.
         self.generation = None;

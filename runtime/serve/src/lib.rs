@@ -27,6 +27,6 @@ mod stop;
 
 pub use docs::request_fields;
 pub use openapi::{document as openapi, example as openapi_example};
-pub use options::{ApiKeys, ServeOptions};
+pub use options::{ApiKeys, Parsers, ServeOptions};
 pub use server::{Outcome, ServeError, serve};
 pub use service::Service;

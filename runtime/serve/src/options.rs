@@ -31,6 +31,8 @@ pub struct ServeOptions {
     pub max_logprobs: usize,
     /// Answers that one request may ask for (prompts times `n`).
     pub max_choices: usize,
+    /// What is told apart in the answers of chats.
+    pub parsers: Parsers,
     /// What `/server_info` says: the effective settings.
     pub info: Value,
     /// Labels of the series `vllm:cache_config_info`, which gateways read: `block_size`, `num_gpu_blocks`, `cache_dtype` and
@@ -61,12 +63,24 @@ impl ServeOptions {
             grace: Duration::from_secs(30),
             max_logprobs: 20,
             max_choices: 1024,
+            parsers: Parsers::default(),
             info: Value::Null,
             cache_config: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             system_fingerprint: None,
         }
     }
+}
+
+/// What is told apart in the answers of chats. Without a parser, what it would find is text like any other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parsers {
+    /// Calls of tools.
+    pub tool_calls: bool,
+    /// Whether clients may leave it to the model which tool is called, if any.
+    pub auto_tool_choice: bool,
+    /// Reasoning.
+    pub reasoning: bool,
 }
 
 /// Secrets of clients. What is kept of a key is its SHA-256, so that neither a log nor a comparison tells anything of it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use gemma4_model::output::MissingMarker;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -49,6 +50,9 @@ pub enum ServeError {
     /// The system gives no threads, or the socket is of no use.
     #[error("cannot serve on the socket")]
     Io(#[from] std::io::Error),
+    /// The vocabulary lacks what a parser goes by.
+    #[error("cannot tell tool calls and reasoning apart")]
+    Markers(#[from] MissingMarker),
     /// A metric cannot be registered.
     #[error("cannot set the metrics up")]
     Metrics(#[from] prometheus::Error),
@@ -67,6 +71,9 @@ pub fn serve(
     builder.worker_threads(IO_THREADS).max_blocking_threads(WORK_THREADS).thread_name("serve").enable_all();
     let runtime = builder.build()?;
     let state = State::new(service)?;
+    let of_thread = Arc::clone(&state);
+    // So that the first request with a grammar does not wait for it; whether it can be made, that request is told.
+    std::thread::Builder::new().name("grammars".to_owned()).spawn(move || of_thread.grammars().is_ok())?;
     let outcome = runtime.block_on(run(listener, &state, shutdown));
     // Whatever still runs was given its time.
     runtime.shutdown_background();

@@ -1,18 +1,21 @@
 //! What a service is made of, and what its handlers share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use gemma4_engine::constraint::{ConstraintError, Grammars};
 use gemma4_engine::engine::Engine;
 use gemma4_model::chat::ChatTemplate;
 use gemma4_model::generation::GenerationConfig;
+use gemma4_model::output::Markers;
 use gemma4_model::tokenizer::Tokenizer;
 use tokio::sync::watch;
 
 use crate::error::{ApiError, sentence};
 use crate::metrics::Metrics;
 use crate::options::ServeOptions;
+use crate::server::ServeError;
 
 /// All that is served.
 pub struct Service {
@@ -34,6 +37,10 @@ pub(crate) struct State {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) chat_template: Option<ChatTemplate>,
     pub(crate) generation: GenerationConfig,
+    /// What parsers go by; `None` without parsers.
+    pub(crate) markers: Option<Markers>,
+    /// Made in the background while the service starts.
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
     pub(crate) options: ServeOptions,
     pub(crate) metrics: Metrics,
     /// When the service started, in seconds since 1970.
@@ -53,9 +60,11 @@ impl Drop for InFlight {
 }
 
 impl State {
-    pub(crate) fn new(service: Service) -> Result<Arc<Self>, prometheus::Error> {
+    pub(crate) fn new(service: Service) -> Result<Arc<Self>, ServeError> {
         let Service { engine, tokenizer, chat_template, generation, options } = service;
-        let metrics = Metrics::new(&options)?;
+        let metrics = Metrics::new(&options, &engine.statistics())?;
+        let parses = options.parsers.tool_calls || options.parsers.reasoning;
+        let markers = parses.then(|| Markers::of(&tokenizer)).transpose()?;
         let in_flight = watch::Sender::new(0);
         let draining = AtomicBool::new(false);
         let created = now();
@@ -64,6 +73,8 @@ impl State {
             tokenizer,
             chat_template,
             generation,
+            markers,
+            grammars: OnceLock::new(),
             options,
             metrics,
             created,
@@ -80,6 +91,21 @@ impl State {
             Some(name) => Err(ApiError::no_such_model(&name)),
             None => Ok(names.first().cloned().unwrap_or_default()),
         }
+    }
+
+    /// What compiles grammars. The first to ask makes it, which takes a moment; others wait for it.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, ConstraintError> {
+        let made = self.grammars.get_or_init(|| {
+            let start = Instant::now();
+            let made = Grammars::new(&self.tokenizer, &self.generation.eos_token_ids);
+            tracing::debug!(
+                seconds = start.elapsed().as_secs_f64(),
+                ready = made.is_ok(),
+                "looked at the vocabulary for grammars"
+            );
+            made
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// Whether the vocabulary has the token.

@@ -18,6 +18,7 @@ use gemma4_pjrt::install::Target;
 use gemma4_plan::Plan;
 
 pub(super) use plugin::plugin;
+pub(super) use serve::raise_open_files;
 
 use super::Output;
 use crate::prove::{self, Compiler};

@@ -18,7 +18,7 @@ use gemma4_model::chat::ChatTemplate;
 use gemma4_model::generation::GenerationConfig;
 use gemma4_model::tokenizer::Tokenizer;
 use gemma4_plan::Plan;
-use gemma4_serve::{ApiKeys, ServeOptions, Service, logging};
+use gemma4_serve::{ApiKeys, Parsers, ServeOptions, Service, logging};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::boot_progress::BootProgress;
@@ -29,6 +29,9 @@ use crate::cli::{FINDINGS, Output};
 
 /// Connections that may wait to be taken; the system bounds it too.
 const BACKLOG: i32 = 4096;
+
+/// The parser of tool calls and of reasoning that the bundled engine has.
+const PARSER: &str = "gemma4";
 
 /// How much earlier than whoever ends this process the last requests are cut off.
 const GRACE_MARGIN: u64 = 10;
@@ -85,6 +88,7 @@ fn serve(arguments: &Arguments, plan: &Plan, output: &mut Output) -> anyhow::Res
     let near = arguments.plan.parent();
     let checkpoint = checkpoint::folder(plan, arguments.checkpoint.as_deref(), near)?;
     let key = apply::secret(plan, "api_key")?;
+    let parsers = parsers(plan)?;
     // A port that is taken is told before minutes are spent.
     let socket = bind(&plan.server.host, plan.server.port)?;
     let address = socket.local_addr()?.as_socket().context("the socket has no address")?;
@@ -106,7 +110,7 @@ fn serve(arguments: &Arguments, plan: &Plan, output: &mut Output) -> anyhow::Res
     let tokenizer = Tokenizer::open(&checkpoint)?;
     let chat_template = ChatTemplate::open(&checkpoint)?;
     let generation = GenerationConfig::open(&checkpoint)?;
-    let options = options(plan, &settings, key, emitted.stop_seconds)?;
+    let options = options(plan, &settings, key, parsers, emitted.stop_seconds)?;
     let running = engine.clone();
     let service = Service { engine, tokenizer, chat_template, generation, options };
 
@@ -149,7 +153,13 @@ fn start(plan: &Plan, places: &Places) -> anyhow::Result<Booted> {
     Ok(booted)
 }
 
-fn options(plan: &Plan, settings: &Settings, key: Option<String>, stop_seconds: u64) -> anyhow::Result<ServeOptions> {
+fn options(
+    plan: &Plan,
+    settings: &Settings,
+    key: Option<String>,
+    parsers: Parsers,
+    stop_seconds: u64,
+) -> anyhow::Result<ServeOptions> {
     let max_model_len = usize::try_from(plan.scheduler.max_model_len)?;
     let mut options = ServeOptions::new(plan.model.id.clone(), max_model_len);
     if plan.profile.name != plan.model.id {
@@ -157,7 +167,14 @@ fn options(plan: &Plan, settings: &Settings, key: Option<String>, stop_seconds: 
     }
     options.api_keys = ApiKeys::new(key);
     options.grace = Duration::from_secs(stop_seconds.saturating_sub(GRACE_MARGIN));
-    options.info = serde_json::json!({ "profile": plan.profile.name, "settings": settings });
+    options.parsers = parsers;
+    let Parsers { tool_calls, auto_tool_choice, reasoning } = options.parsers;
+    options.info = serde_json::json!({
+        "profile": plan.profile.name,
+        "settings": settings,
+        "kv_tokens": plan.kv_cache.tokens,
+        "chat": { "tool_calls": tool_calls, "auto_tool_choice": auto_tool_choice, "reasoning": reasoning },
+    });
     let cache = &plan.kv_cache;
     let labels = [
         ("block_size", cache.block_size.to_string()),
@@ -170,6 +187,24 @@ fn options(plan: &Plan, settings: &Settings, key: Option<String>, stop_seconds: 
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.system_fingerprint = Some(plan.digest.trim_start_matches("sha256:").chars().take(16).collect());
     Ok(options)
+}
+
+/// What the plan has told apart. There is one parser of each kind.
+fn parsers(plan: &Plan) -> anyhow::Result<Parsers> {
+    let chat = &plan.chat;
+    for (key, parser) in [("tool_call_parser", &chat.tool_call_parser), ("reasoning_parser", &chat.reasoning_parser)] {
+        if let Some(parser) = parser.as_deref().filter(|name| *name != PARSER) {
+            bail!("`chat.{key}` is {parser:?}, which the bundled engine does not have; it has {PARSER:?}");
+        }
+    }
+    if chat.auto_tool_choice && chat.tool_call_parser.is_none() {
+        bail!("`chat.auto_tool_choice` needs a parser of tool calls; set `chat.tool_call_parser` to {PARSER:?}");
+    }
+    Ok(Parsers {
+        tool_calls: chat.tool_call_parser.is_some(),
+        auto_tool_choice: chat.auto_tool_choice,
+        reasoning: chat.reasoning_parser.is_some(),
+    })
 }
 
 /// A socket that has the address and does not listen yet, so that nobody takes it for a service.
@@ -210,7 +245,7 @@ fn cache_folder() -> anyhow::Result<PathBuf> {
 }
 
 /// Thousands of connections at once need as many files.
-fn raise_open_files() {
+pub(in crate::cli) fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -122,11 +122,14 @@ impl Engine {
             return Err(SubmitError::Closed);
         }
         request.sampling.check(state.scheduler.options().vocab_size)?;
-        let GenerationRequest { prompt, max_tokens, min_tokens, stop_tokens, sampling, logprobs, salt } = request;
+        let GenerationRequest { prompt, max_tokens, min_tokens, stop_tokens, sampling, constraint, logprobs, salt } =
+            request;
         // The keys of a new state are random, and differ from those of all other states.
         let seed = RandomState::new().hash_one(state.scheduler.load().totals.steps);
-        let sampler =
-            Sampler::new(sampling, seed, &prompt).with_logprobs(logprobs).with_min_tokens(min_tokens, &stop_tokens);
+        let sampler = Sampler::new(sampling, seed, &prompt)
+            .with_constraint(constraint)
+            .with_logprobs(logprobs)
+            .with_min_tokens(min_tokens, &stop_tokens);
         let id = state.scheduler.submit(Request { prompt, max_tokens, stop_tokens, salt })?;
         let (events, receiver) = unbounded_channel();
         state.arrivals.push((id, Live::new(sampler, events, arrived)));
@@ -142,11 +145,13 @@ impl Engine {
         let counters = &self.shared.counters;
         Statistics {
             load: state.scheduler.load(),
+            speculation: state.scheduler.speculation().cloned(),
             computed_tokens: state.computed_tokens,
             step_tokens: state.step_tokens,
             compiles_while_serving: Counters::get(&counters.compiles_while_serving),
             warm_cache_hits: Counters::get(&counters.warm_cache_hits),
             warm_cache_misses: Counters::get(&counters.warm_cache_misses),
+            fast_prefill_skipped_tokens: Counters::get(&counters.fast_prefill_skipped_tokens),
         }
     }
 

@@ -41,12 +41,14 @@ pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
     let mut guard = FailOnPanic { shared, requests: Requests::new() };
     let mut scratch = Scratch::default();
     while let Some(batch) = next_batch(shared, &mut guard.requests) {
+        let start = Instant::now();
         let outcome = runner.run(&batch).map_err(|error| error.to_string());
         let outcome = outcome.and_then(|logits| step(shared, &mut guard.requests, &batch, &logits, &mut scratch));
         if let Err(reason) = outcome {
             fail(shared, &mut guard.requests, &reason);
             return;
         }
+        shared.lock().scheduler.record(&batch, start.elapsed());
     }
 }
 
@@ -91,8 +93,7 @@ fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
 }
 
 fn count(state: &mut State, batch: &Batch) {
-    let tokens = batch.parts().last().map_or(0, |part| part.rows.end);
-    let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+    let tokens = u64::try_from(batch.tokens()).unwrap_or(u64::MAX);
     state.computed_tokens = state.computed_tokens.saturating_add(tokens);
     let class = STEP_TOKENS.iter().position(|bound| tokens <= *bound).unwrap_or(STEP_TOKENS.len());
     if let Some(class) = state.step_tokens.get_mut(class) {
@@ -113,18 +114,23 @@ fn step(
     for part in batch.parts() {
         for row in part.logits.clone() {
             // Requests that went away have no sampler; the scheduler passes over them too.
-            let Some(live) = requests.get_mut(&part.request) else {
-                sampled.push(None);
-                continue;
-            };
+            let Some(live) = requests.get_mut(&part.request) else { break };
             match live.sampler.sample(logits.row(row), scratch) {
-                Ok(token) => sampled.push(Some(token)),
+                Ok(token) => {
+                    let follows = part.draft.get(row - part.logits.start) == Some(&token.token);
+                    sampled.push(Some(token));
+                    if !follows {
+                        break;
+                    }
+                }
                 Err(error) => {
                     failed.push((part.request, error.to_string()));
-                    sampled.push(None);
+                    break;
                 }
             }
         }
+        // Rows that follow a draft token which was not sampled.
+        sampled.resize_with(part.logits.end, || None);
     }
     let tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.as_ref().map_or(0, |sampled| sampled.token)).collect();
     let progress = {
@@ -140,13 +146,8 @@ fn step(
             live.end(EndReason::Failed(reason));
         }
     }
-    let mut rows: HashMap<RequestId, usize> = HashMap::with_capacity(progress.len());
-    for part in batch.parts().iter().filter(|part| !part.logits.is_empty()) {
-        rows.insert(part.request, part.logits.start);
-    }
     for progress in progress {
-        let row = rows.get(&progress.request).copied();
-        let sampled = row.and_then(|row| sampled.get_mut(row)).and_then(Option::take);
+        let sampled = sampled.get_mut(progress.row).and_then(Option::take);
         let Some(live) = requests.get_mut(&progress.request) else { continue };
         live.first_token.get_or_insert(now);
         let logprobs = sampled.and_then(|sampled| sampled.logprobs);

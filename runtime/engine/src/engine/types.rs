@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use crate::constraint::Constraint;
 use crate::sampling::{Logprobs, SamplingError, SamplingParams};
 use crate::scheduler::{Load, Refusal};
+use crate::speculation::SpeculationTotals;
 
 /// What to generate, and how.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub struct GenerationRequest {
     pub stop_tokens: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
+    /// The grammar that its tokens keep to, at its beginning.
+    pub constraint: Option<Constraint>,
     /// Gives logprobs with each token: its own and those of so many best ones.
     pub logprobs: Option<usize>,
     /// What else makes its keys and values differ from those of another request with the same tokens, such as a secret
@@ -123,6 +127,8 @@ pub struct Timings {
 pub struct Statistics {
     /// What the scheduler holds, and its totals.
     pub load: Load,
+    /// What became of drafts; `None` without speculation.
+    pub speculation: Option<SpeculationTotals>,
     /// Token rows of steps that were real.
     pub computed_tokens: u64,
     /// Steps by the number of their real tokens, the counts of [`STEP_TOKENS`] and one for larger steps.
@@ -133,6 +139,8 @@ pub struct Statistics {
     pub warm_cache_hits: u64,
     /// Programs that were compiled at the start.
     pub warm_cache_misses: u64,
+    /// Token rows that were real and that the layers which share keys and values did not run for.
+    pub fast_prefill_skipped_tokens: u64,
 }
 
 /// Upper bounds of the classes of steps by their tokens: those of vLLM's `iteration_tokens_total`.

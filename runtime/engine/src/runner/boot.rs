@@ -29,6 +29,7 @@ use crate::compile::{self, CompileError, Devices};
 use crate::engine::Engine;
 use crate::scheduler::{OptionsError, Scheduler, SchedulerOptions};
 use crate::settings::Settings;
+use crate::speculation::NGRAM;
 use crate::steps::{NamedStep, StepsError, steps};
 use crate::store::{Store, StoreError};
 
@@ -188,7 +189,8 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     let steps = steps(plan, &config)?;
     let window = config.text.sliding_window;
     let options = steps.iter().map(|step| &step.options);
-    let options = SchedulerOptions::new(&plan.scheduler, options, config.text.vocab_size, window)?;
+    let speculative = plan.speculative.as_ref();
+    let options = SchedulerOptions::new(&plan.scheduler, speculative, options, config.text.vocab_size, window)?;
     let settings = Settings::of_engine(plan, &devices, &steps, &options);
     let scheduler = Scheduler::new(options)?;
 
@@ -228,8 +230,8 @@ fn supported(plan: &Plan) -> Result<(), BootError> {
         let reason = "one process runs one copy of the model; set parallelism.data = 1 and launch several";
         return unsupported("parallelism.data", plan.sharding.mesh.data.to_string(), reason);
     }
-    if let Some(speculative) = &plan.speculative {
-        let reason = "it does not speculate yet; remove the section";
+    if let Some(speculative) = plan.speculative.as_ref().filter(|speculative| speculative.method != NGRAM) {
+        let reason = "it looks drafts up in the context and has no other way to make them; use `ngram`";
         return unsupported("speculative.method", speculative.method.clone(), reason);
     }
     if let Some(method) = &plan.model.quantization {

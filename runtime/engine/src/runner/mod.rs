@@ -37,6 +37,8 @@ pub struct Counters {
     pub warm_cache_hits: AtomicU64,
     /// Programs that were compiled at the start.
     pub warm_cache_misses: AtomicU64,
+    /// Token rows that were real and that the layers which share keys and values did not run for.
+    pub fast_prefill_skipped_tokens: AtomicU64,
 }
 
 impl Counters {
@@ -48,7 +50,12 @@ impl Counters {
 
     /// Counts one more.
     pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+        Self::add_all(counter, 1);
+    }
+
+    /// Counts several more.
+    pub fn add_all(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
     }
 }
 

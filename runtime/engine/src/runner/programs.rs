@@ -71,8 +71,13 @@ pub(super) struct Compiler {
     pub(super) counters: Arc<Counters>,
 }
 
-/// Size of a step: tokens and sequences of its buckets.
-pub(super) type StepSize = (u64, u64);
+/// Size of a step: tokens, sequences and rows of logits.
+pub(super) type StepSize = (u64, u64, u64);
+
+/// The size that names a step among those of a plan.
+pub(super) const fn size_of(step: &NamedStep) -> StepSize {
+    (step.options.tokens, step.options.sequences, step.options.rows)
+}
 
 impl Compiler {
     /// Makes all programs ready, on as many threads as there are processors.
@@ -93,8 +98,7 @@ impl Compiler {
                 };
                 let (program, cached) = self.program(step).map_err(stop)?;
                 Counters::add(if cached { &self.counters.warm_cache_hits } else { &self.counters.warm_cache_misses });
-                let size = (step.options.tokens, step.options.sequences);
-                ready.lock().unwrap_or_else(PoisonError::into_inner).insert(size, program);
+                ready.lock().unwrap_or_else(PoisonError::into_inner).insert(size_of(step), program);
                 on_progress(Prepared {
                     done: done.fetch_add(1, Ordering::Relaxed) + 1,
                     total: steps.len(),

@@ -12,7 +12,7 @@ use gemma4_model::tensors::Role;
 use gemma4_model::weights::RowTable;
 use gemma4_pjrt::{Argument, Buffer, ElementType};
 
-use super::programs::{Compiler, Program, StepSize};
+use super::programs::{Compiler, Program, StepSize, size_of};
 use super::{Counters, Logits, RunError, Runner};
 use crate::scheduler::Batch;
 use crate::steps::NamedStep;
@@ -110,7 +110,7 @@ impl XlaRunner {
 
     /// Compiles a program that should have been there. Whoever waits for it is told by a counter.
     fn compile(&mut self, size: StepSize) -> Result<(), Box<dyn std::error::Error>> {
-        let step = self.steps.iter().find(|step| (step.options.tokens, step.options.sequences) == size);
+        let step = self.steps.iter().find(|step| size_of(step) == size);
         let step = step.ok_or_else(|| Missing(format!("a step of size {size:?}")))?;
         tracing::error!(program = step.name, "compiled while requests wait; all programs should have been ready");
         Counters::add(&self.compiler.counters.compiles_while_serving);
@@ -121,10 +121,10 @@ impl XlaRunner {
 
     /// Runs the smallest step without a token, which brings the weights into memory.
     pub(super) fn warm_up(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let Some(step) = self.steps.iter().min_by_key(|step| (step.options.tokens, step.options.sequences)) else {
+        let Some(step) = self.steps.iter().min_by_key(|step| size_of(step)) else {
             return Ok(());
         };
-        let size = (step.options.tokens, step.options.sequences);
+        let size = size_of(step);
         let program = self.programs.get(&size).ok_or_else(|| Missing(step.name.clone()))?;
         let nowhere = i32::try_from(step.options.pages).unwrap_or(i32::MAX);
         let zeros: HashMap<StepInput, Vec<i32>> = program
@@ -146,13 +146,20 @@ impl XlaRunner {
 impl Runner for XlaRunner {
     fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
         let shape = batch.shape();
-        // Both came from numbers of this type.
-        let size = (shape.tokens as u64, shape.sequences as u64);
+        // They came from numbers of this type.
+        let size = (shape.tokens as u64, shape.sequences as u64, shape.rows as u64);
         let failed = |error: Box<dyn std::error::Error>| RunError { step: batch.step(), reason: error.to_string() };
         if !self.programs.contains_key(&size) {
             self.compile(size).map_err(failed)?;
         }
         let logits = self.execute(size, |input| batch.input(input)).map_err(failed)?;
+        let skips = |program: &Program| {
+            program.parameters.iter().any(|one| one.role == ParameterRole::Input(StepInput::LogitItems))
+        };
+        if self.programs.get(&size).is_some_and(skips) {
+            let skipped = batch.tokens().saturating_sub(batch.logits());
+            Counters::add_all(&self.compiler.counters.fast_prefill_skipped_tokens, skipped as u64);
+        }
         Ok(Logits::new(logits, self.vocab_size))
     }
 

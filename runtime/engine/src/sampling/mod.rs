@@ -3,9 +3,11 @@
 //! Invariant: the token is a function of the logits, the parameters, the tokens of its own sequence and, when it is drawn,
 //! the seed and the place in the sequence. What else is in the batch plays no part.
 //!
-//! The order is that of vLLM: stop tokens are ruled out below the least length, then biases, then penalties; the best token
-//! is taken for temperature 0, else the logits are divided by the temperature, cut by min-p, top-k and top-p, and one token
-//! is drawn. Logprobs are those of the model's own logits, before all of this.
+//! The order is that of vLLM: what a grammar forbids is ruled out, then stop tokens below the least length, then come biases,
+//! then penalties; the best token is taken for temperature 0, else the logits are divided by the temperature, cut by min-p,
+//! top-k and top-p, and one token is drawn. Logprobs are those of the model's own logits, before all of this.
+//!
+//! A grammar decides before a least length does: where it allows nothing but stop tokens, the sequence ends.
 
 mod draw;
 mod logprobs;
@@ -15,11 +17,13 @@ use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
+use crate::constraint::{Allowed, Constraint, ConstraintError};
+
 pub use logprobs::Logprobs;
 pub use params::{SamplingError, SamplingParams};
 
 /// Logits that give no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SampleError {
     /// The model computed something that is not a number.
     #[error("the model's logits are not all numbers; the weights or their data type are wrong, or memory is broken")]
@@ -27,6 +31,9 @@ pub enum SampleError {
     /// Nothing is left to choose from.
     #[error("biases rule out every token")]
     NothingLeft,
+    /// The grammar that the sequence keeps to gave out.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// What a row of logits became.
@@ -43,6 +50,8 @@ pub struct Sampled {
 pub struct Sampler {
     params: SamplingParams,
     seed: u64,
+    /// Where the sequence is in its grammar.
+    constraint: Option<Constraint>,
     /// How many alternatives are wanted with each token.
     logprobs: Option<usize>,
     /// Tokens that are ruled out before so many were generated.
@@ -65,6 +74,7 @@ impl Sampler {
         Self {
             seed: params.seed.unwrap_or(seed),
             params,
+            constraint: None,
             logprobs: None,
             stop_tokens: Vec::new(),
             min_tokens: 0,
@@ -73,6 +83,13 @@ impl Sampler {
             counts: HashMap::new(),
             in_prompt,
         }
+    }
+
+    /// Keeps the sequence to a grammar.
+    #[must_use]
+    pub fn with_constraint(mut self, constraint: Option<Constraint>) -> Self {
+        self.constraint = constraint;
+        self
     }
 
     /// Gives the `count` best tokens' logprobs with each token.
@@ -95,7 +112,11 @@ impl Sampler {
     /// # Errors
     /// [`SampleError`]; the sequence cannot go on then.
     pub fn sample(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<Sampled, SampleError> {
-        let token = self.choose(logits, scratch)?;
+        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
+        let token = self.choose(logits, allowed.as_ref(), scratch)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token)?;
+        }
         let logprobs = self.logprobs.map(|count| Logprobs::of(logits, token, count));
         self.generated += 1;
         if self.params.penalizes() {
@@ -104,15 +125,20 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
-    fn choose(&self, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+    fn choose(&self, logits: &[f32], allowed: Option<&Allowed>, scratch: &mut Scratch) -> Result<u32, SampleError> {
         let params = &self.params;
-        let ruled_out = self.generated < self.min_tokens && !self.stop_tokens.is_empty();
-        if params.is_greedy() && !params.changes_logits() && !ruled_out {
+        let ruled_out = self.generated < self.min_tokens
+            && !self.stop_tokens.is_empty()
+            && allowed.is_none_or(|allowed| allowed.has_others(&self.stop_tokens));
+        if params.is_greedy() && !params.changes_logits() && !ruled_out && allowed.is_none() {
             return best(logits);
         }
         let row = &mut scratch.row;
         row.clear();
         row.extend_from_slice(logits);
+        if let Some(allowed) = allowed {
+            allowed.apply(row);
+        }
         let mut change = |token: u32, change: &mut dyn FnMut(f32) -> f32| {
             if let Some(logit) = usize::try_from(token).ok().and_then(|token| row.get_mut(token)) {
                 *logit = change(*logit);

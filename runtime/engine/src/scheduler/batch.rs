@@ -35,8 +35,11 @@ pub struct Part {
     pub rows: Range<usize>,
     /// Its rows of logits, in the order of its tokens: none while a prompt goes on in the next step.
     pub logits: Range<usize>,
-    /// Tokens of the sequence once the step is done: where the token sampled from the last row of logits stands.
+    /// Tokens of the sequence that are certain: where the token sampled from the first row of logits stands.
     pub end: usize,
+    /// Tokens that may follow, computed in the last rows. Row `n + 1` of logits counts only if the token sampled from row `n`
+    /// is token `n` of the draft.
+    pub draft: Vec<u32>,
 }
 
 /// A request that begins to run with a step, for the first time or again after a preemption.
@@ -59,6 +62,8 @@ pub struct Batch {
     items: Vec<i32>,
     num_items: [i32; 1],
     logit_rows: Vec<i32>,
+    logit_items: Vec<i32>,
+    num_logit_items: [i32; 1],
     sliding: KindInputs,
     full: KindInputs,
     parts: Vec<Part>,
@@ -90,6 +95,12 @@ impl Batch {
         &self.started
     }
 
+    /// Token rows that are real.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.rows.end)
+    }
+
     /// Rows of logits that are real.
     #[must_use]
     pub fn logits(&self) -> usize {
@@ -106,6 +117,8 @@ impl Batch {
             StepInput::Items => &self.items,
             StepInput::NumItems => &self.num_items,
             StepInput::LogitRows => &self.logit_rows,
+            StepInput::LogitItems => &self.logit_items,
+            StepInput::NumLogitItems => &self.num_logit_items,
             StepInput::Slots(kind) => &self.kind(kind).slots,
             StepInput::BlockTable(kind) => &self.kind(kind).block_table,
             StepInput::FirstBlock(kind) => &self.kind(kind).first_block,
@@ -135,6 +148,8 @@ impl Batch {
             items: Vec::with_capacity(shape.items * 3),
             num_items: [0],
             logit_rows: Vec::with_capacity(shape.rows),
+            logit_items: Vec::with_capacity(shape.rows * 3),
+            num_logit_items: [0],
             sliding: KindInputs::new(shape, AttentionKind::Sliding, pool, pieces),
             full: KindInputs::new(shape, AttentionKind::Full, pool, pieces),
             parts: Vec::with_capacity(pieces.len()),
@@ -145,34 +160,42 @@ impl Batch {
         }
         batch.num_tokens = [s32(batch.token_ids.len())];
         batch.num_items = [s32(batch.items.len() / 3)];
+        batch.num_logit_items = [s32(batch.logit_items.len() / 3)];
         batch.token_ids.resize(shape.tokens, 0);
         batch.positions.resize(shape.tokens, 0);
         batch.items.resize(shape.items * 3, 0);
         batch.logit_rows.resize(shape.rows, 0);
+        batch.logit_items.resize(shape.rows * 3, 0);
         batch
     }
 
     fn add(&mut self, place: usize, piece: &Piece<'_>) {
         let first = self.token_ids.len();
         let range = piece.range();
-        let end = range.end;
-        let tokens = piece.sequence.tokens.get(range.clone()).unwrap_or_default();
-        self.token_ids.extend(tokens.iter().map(|token| token.cast_signed()));
+        let (count, end) = (range.len(), range.start + piece.count);
+        let tokens = piece.sequence.tokens.get(range.start..end).unwrap_or_default();
+        self.token_ids.extend(tokens.iter().chain(piece.draft).map(|token| token.cast_signed()));
         self.positions.extend(range.map(s32));
-        for start in (0..piece.count).step_by(self.shape.query_tile.max(1)) {
-            let rows = self.shape.query_tile.min(piece.count - start);
-            self.items.extend([s32(first + start), s32(rows), s32(place)]);
-        }
+        items(&mut self.items, first..first + count, self.shape.query_tile, place);
         let logits = self.logit_rows.len();
         if piece.is_last() {
-            self.logit_rows.push(s32(first + piece.count - 1));
+            self.logit_rows.extend((piece.count - 1..count).map(|row| s32(first + row)));
         }
+        items(&mut self.logit_items, logits..self.logit_rows.len(), self.shape.query_tile, place);
         self.parts.push(Part {
             request: piece.sequence.id,
-            rows: first..first + piece.count,
+            rows: first..first + count,
             logits: logits..self.logit_rows.len(),
             end,
+            draft: piece.draft.to_vec(),
         });
+    }
+}
+
+/// Adds items of at most `tile` rows for these rows of the sequence at `place`.
+fn items(to: &mut Vec<i32>, rows: Range<usize>, tile: usize, place: usize) {
+    for start in rows.clone().step_by(tile.max(1)) {
+        to.extend([s32(start), s32(tile.min(rows.end - start)), s32(place)]);
     }
 }
 
@@ -181,18 +204,30 @@ pub(super) struct Piece<'a> {
     pub(super) sequence: &'a Sequence,
     pub(super) blocks: &'a SequenceBlocks,
     pub(super) count: usize,
+    /// What may follow the sequence's last token; only with it.
+    pub(super) draft: &'a [u32],
 }
 
 impl Piece<'_> {
-    /// Their places in the sequence.
+    /// Their places in the sequence, those of the draft included.
     fn range(&self) -> Range<usize> {
         let start = self.blocks.written();
-        start..start + self.count
+        start..start + self.tokens()
+    }
+
+    /// Token rows.
+    pub(super) const fn tokens(&self) -> usize {
+        self.count + self.draft.len()
+    }
+
+    /// Rows of logits.
+    pub(super) fn rows(&self) -> usize {
+        if self.is_last() { 1 + self.draft.len() } else { 0 }
     }
 
     /// Whether the sequence's last token is among them, so that the next one can be sampled.
-    pub(super) fn is_last(&self) -> bool {
-        self.range().end == self.sequence.tokens.len()
+    fn is_last(&self) -> bool {
+        self.blocks.written() + self.count == self.sequence.tokens.len()
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Finish {
 pub struct Progress {
     /// The request.
     pub request: RequestId,
+    /// The row of logits that it was sampled from.
+    pub row: usize,
     /// The token that was generated.
     pub token: u32,
     /// Why it was the last one; `None` if more follow.
@@ -58,8 +60,9 @@ pub enum CommitError {
 }
 
 impl Scheduler {
-    /// Takes in a step that ran: `sampled` has a token for each row of logits of `batch`, in their order. Requests that were
-    /// cancelled in the meantime are passed over. Returns the requests that got a token, oldest first.
+    /// Takes in a step that ran: `sampled` has a token for each row of logits of `batch`, in their order. Rows behind a draft
+    /// token that was not sampled count nothing, whatever token is given for them. Requests that were cancelled in the
+    /// meantime are passed over. Returns the tokens that requests got, oldest request first, each request's in order.
     ///
     /// # Errors
     /// [`CommitError`] if the batch or the tokens are not those of the step that runs; nothing is changed then.
@@ -81,18 +84,27 @@ impl Scheduler {
             // Both are in the order of arrival.
             let Ok(at) = self.running.binary_search_by_key(&part.request, |sequence| sequence.id) else { continue };
             let Some(sequence) = self.running.get_mut(at) else { continue };
-            if let Some(blocks) = sequence.blocks.as_mut() {
-                let computed = sequence.tokens.get(..part.end).unwrap_or(&sequence.tokens);
-                self.pool.written(blocks, &mut sequence.keys, computed);
-            }
-            for &token in sampled.get(part.logits.clone()).unwrap_or_default() {
+            let (mut accepted, mut finished) = (0, false);
+            for (row, &token) in part.logits.clone().zip(sampled.get(part.logits.clone()).unwrap_or_default()) {
                 sequence.tokens.push(token);
                 let finish = sequence.finish(token, self.options.max_model_len);
-                progress.push(Progress { request: sequence.id, token, finish });
-                if finish.is_some() {
-                    sequence.release(&mut self.pool);
+                progress.push(Progress { request: sequence.id, row, token, finish });
+                finished = finish.is_some();
+                if finished || part.draft.get(accepted) != Some(&token) {
                     break;
                 }
+                accepted += 1;
+            }
+            if let Some(blocks) = sequence.blocks.as_mut() {
+                // What was written of the rest of the draft is overwritten when its places come again.
+                let computed = sequence.tokens.get(..part.end + accepted).unwrap_or(&sequence.tokens);
+                self.pool.written(blocks, &mut sequence.keys, computed);
+            }
+            if let Some(speculation) = self.speculation.as_mut().filter(|_| !part.logits.is_empty()) {
+                sequence.learn(speculation, part.end, part.draft.len(), accepted);
+            }
+            if finished {
+                sequence.release(&mut self.pool);
             }
         }
         // Those that finished have released their pages.

@@ -6,7 +6,8 @@
 //! * first come, first served: a request never gets pages or a place in a step that an older one asked for in vain;
 //! * a step fits one of the compiled shapes, and holds at most [`SchedulerOptions::max_num_batched_tokens`] tokens of at most
 //!   [`SchedulerOptions::max_num_seqs`] sequences;
-//! * everything is a function of the calls: no clock, no threads, no XLA.
+//! * everything is a function of the calls: no clock, no threads, no XLA. What steps took is told ([`Scheduler::record`]), and
+//!   decides whether drafts are computed, never which tokens a request gets.
 //!
 //! The engine's loop is [`Scheduler::plan_step`], running the [`Batch`], sampling a token for each row of logits, and
 //! [`Scheduler::commit`]; requests come and go ([`Scheduler::submit`], [`Scheduler::cancel`]) at any time.
@@ -17,6 +18,7 @@
 
 mod batch;
 mod commit;
+mod draft;
 mod options;
 mod plan;
 mod request;
@@ -25,6 +27,7 @@ use std::collections::VecDeque;
 
 pub use batch::{Batch, KindInputs, Part, Started};
 pub use commit::{CommitError, Finish, Progress};
+use draft::Speculation;
 pub use options::{OptionsError, SchedulerOptions, StepShape};
 pub use plan::StepError;
 use request::Sequence;
@@ -45,6 +48,8 @@ pub struct Scheduler {
     /// The number of the step that was planned and not committed.
     in_flight: Option<u64>,
     totals: Totals,
+    /// Drafts; `None` without speculation.
+    speculation: Option<Speculation>,
 }
 
 /// What happened since the start.
@@ -85,6 +90,7 @@ impl Scheduler {
     pub fn new(options: SchedulerOptions) -> Result<Self, OptionsError> {
         options.check()?;
         let pool = Pool::new(options.pool)?;
+        let speculation = options.speculation.map(Speculation::new);
         Ok(Self {
             options,
             pool,
@@ -93,6 +99,7 @@ impl Scheduler {
             next_id: 0,
             in_flight: None,
             totals: Totals::default(),
+            speculation,
         })
     }
 
@@ -124,7 +131,8 @@ impl Scheduler {
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.waiting.push_back(Sequence::new(id, request, self.options.max_model_len));
+        let drafter = self.speculation.as_ref().map(Speculation::drafter);
+        self.waiting.push_back(Sequence::new(id, request, self.options.max_model_len, drafter));
         Ok(id)
     }
 

@@ -8,12 +8,13 @@ use gemma4_model::graph::StepOptions;
 use thiserror::Error;
 
 use crate::pool::{PoolError, PoolOptions};
+use crate::speculation::{LONGEST_LOOKUP, SpeculationOptions};
 
 /// Requests that wait at most, if nobody says otherwise.
 const MAX_QUEUE: usize = 4096;
 
 /// The shape of a compiled step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StepShape {
     /// `T`, token rows.
     pub tokens: usize,
@@ -48,6 +49,8 @@ pub struct SchedulerOptions {
     pub shapes: Vec<StepShape>,
     /// Sizes of the KV pool.
     pub pool: PoolOptions,
+    /// How drafts are made; `None` for none.
+    pub speculation: Option<SpeculationOptions>,
 }
 
 /// Options that make no scheduler.
@@ -67,6 +70,16 @@ pub enum OptionsError {
         /// What it is.
         found: u64,
     },
+    /// Drafts that cannot be made.
+    #[error(
+        "drafts of {} tokens from n-grams of {} to {} tokens; expected num_tokens from 1 to less than max_model_len, and \
+         1 <= prompt_lookup_min <= prompt_lookup_max <= {LONGEST_LOOKUP}",
+        .0.num_tokens, .0.lookup_min, .0.lookup_max
+    )]
+    Speculation(
+        /// What was asked for.
+        SpeculationOptions,
+    ),
     /// A step within the limits fits no shape.
     #[error(
         "no compiled step holds {tokens} tokens of {sequences} sequences, which the limits allow; \
@@ -121,6 +134,7 @@ impl SchedulerOptions {
     /// [`OptionsError`] if a size is unusable or the steps do not hold what the limits allow.
     pub fn new<'a>(
         limits: &gemma4_plan::Scheduler,
+        speculative: Option<&gemma4_plan::Speculative>,
         steps: impl IntoIterator<Item = &'a StepOptions>,
         vocab_size: u64,
         window: u64,
@@ -140,6 +154,7 @@ impl SchedulerOptions {
             vocab_size: size("the vocabulary", vocab_size)?,
             shapes,
             pool: pool.ok_or(OptionsError::NoSteps)?,
+            speculation: speculative.map(SpeculationOptions::of_plan),
         };
         options.check()?;
         Ok(options)
@@ -153,6 +168,9 @@ impl SchedulerOptions {
             ("the vocabulary", self.vocab_size),
         ] {
             size(what, u64::try_from(found).unwrap_or(u64::MAX))?;
+        }
+        if let Some(speculation) = self.speculation.filter(|speculation| !speculation.is_sound(self.max_model_len)) {
+            return Err(OptionsError::Speculation(speculation));
         }
         if self.shapes.is_empty() {
             return Err(OptionsError::NoSteps);

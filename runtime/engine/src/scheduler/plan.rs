@@ -32,7 +32,8 @@ impl Scheduler {
     /// The next step; `None` if nothing waits or runs.
     ///
     /// Running sequences come first, the oldest ahead, each with all tokens that are not computed yet or as many as still fit;
-    /// then waiting ones begin, in their order, as long as there are tokens, places and pages.
+    /// then waiting ones begin, in their order, as long as there are tokens, places and pages; then drafts get what is left,
+    /// where they pay.
     ///
     /// # Errors
     /// [`StepError::InFlight`] if the last step was not committed.
@@ -47,18 +48,23 @@ impl Scheduler {
         if !preempted {
             self.begin_waiting(&mut left, &mut chunks, &mut started);
         }
+        // Where pages are that short, drafts would make others wait for more.
+        let drafts = self.draft(&chunks, if preempted { 0 } else { left });
         let pieces: Vec<Piece<'_>> = self
             .running
             .iter()
-            .zip(&chunks)
-            .filter(|(_, count)| **count > 0)
-            .filter_map(|(sequence, count)| Some(Piece { sequence, blocks: sequence.blocks.as_ref()?, count: *count }))
+            .zip(chunks.iter().zip(&drafts))
+            .filter(|(_, (count, _))| **count > 0)
+            .filter_map(|(sequence, (count, draft))| {
+                let blocks = sequence.blocks.as_ref()?;
+                Some(Piece { sequence, blocks, count: *count, draft: sequence.draft(*draft) })
+            })
             .collect();
         if pieces.is_empty() {
             return Ok(None);
         }
-        let tokens = pieces.iter().map(|piece| piece.count).sum::<usize>();
-        let rows = pieces.iter().filter(|piece| piece.is_last()).count();
+        let tokens = pieces.iter().map(Piece::tokens).sum::<usize>();
+        let rows = pieces.iter().map(Piece::rows).sum::<usize>();
         let sequences = pieces.len();
         let shape = self.options.shape(tokens, sequences, rows).ok_or(StepError::NoShape { tokens, sequences })?;
         let batch = Batch::new(self.totals.steps, shape, &self.options.pool, &pieces, started);

@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 
+use super::draft::Drafter;
 use super::options::SchedulerOptions;
 use crate::pool::{BlockKeys, Pool, SequenceBlocks};
 
@@ -122,10 +123,12 @@ pub(super) struct Sequence {
     pub(super) keys: BlockKeys,
     /// `None` while it waits.
     pub(super) blocks: Option<SequenceBlocks>,
+    /// What may follow; `None` without speculation.
+    pub(super) drafter: Option<Drafter>,
 }
 
 impl Sequence {
-    pub(super) fn new(id: RequestId, request: Request, max_model_len: usize) -> Self {
+    pub(super) fn new(id: RequestId, request: Request, max_model_len: usize, drafter: Option<Drafter>) -> Self {
         let prompt = request.prompt.len();
         Self {
             id,
@@ -135,6 +138,7 @@ impl Sequence {
             stop_tokens: request.stop_tokens,
             keys: BlockKeys::new(&request.salt),
             blocks: None,
+            drafter,
         }
     }
 

@@ -3,11 +3,18 @@
 
 use gemma4_engine::pool::PoolOptions;
 use gemma4_engine::scheduler::{Batch, SchedulerOptions, StepShape};
+use gemma4_engine::speculation::SpeculationOptions;
+use gemma4_engine::steps::{DraftBucket, draft_buckets};
 use gemma4_model::AttentionKind;
 use gemma4_model::graph::StepInput;
 
 /// Tokens of the model.
 pub(crate) const VOCAB: usize = 97;
+
+/// Tokens that the model generates: so few under speculation that drafts are right now and then.
+fn generated(options: &SchedulerOptions) -> u64 {
+    if options.speculation.is_some() { 3 } else { 97 }
+}
 
 /// A cell of a page: the value, and for whom it was written.
 type Cell = Option<(AttentionKind, usize, u64)>;
@@ -15,6 +22,7 @@ type Cell = Option<(AttentionKind, usize, u64)>;
 /// The memory of the pool, with the pages of both kinds, as on a device.
 pub(crate) struct Fake {
     pool: PoolOptions,
+    generated: u64,
     pages: Vec<Vec<Cell>>,
 }
 
@@ -29,10 +37,10 @@ fn size(value: i32) -> usize {
     usize::try_from(value).expect("a number from 0")
 }
 
-/// The token that follows when full layers hold `full` up to now, and sliding layers `sliding` in the window.
-fn next(full: &[u64], sliding: &[u64]) -> u32 {
+/// The token that follows when full layers hold `full` up to now, and sliding layers `sliding` in the window: one of so many.
+fn next(full: &[u64], sliding: &[u64], generated: u64) -> u32 {
     let value = full.iter().chain(sliding).fold(1, |state, value| mix(state, *value));
-    u32::try_from(value % u64::try_from(VOCAB).unwrap()).unwrap()
+    u32::try_from(value % generated).unwrap()
 }
 
 /// What full layers store of a token, given what they stored of the one before: a function of the whole prefix.
@@ -46,27 +54,29 @@ fn stored_sliding(full: u64) -> u64 {
 }
 
 /// What a request generates when it is alone in the world, without any cache.
-pub(crate) fn alone(prompt: &[u32], window: usize, end: usize, stop: &[u32]) -> Vec<u32> {
-    let (mut tokens, mut full, mut generated) = (prompt.to_vec(), Vec::new(), Vec::new());
+pub(crate) fn alone(options: &SchedulerOptions, prompt: &[u32], end: usize, stop: &[u32]) -> Vec<u32> {
+    let window = options.pool.window;
+    let (mut tokens, mut full, mut got) = (prompt.to_vec(), Vec::new(), Vec::new());
     while tokens.len() < end {
         for token in &tokens[full.len()..] {
             full.push(stored_full(full.last().copied().unwrap_or(7), *token));
         }
         let sliding: Vec<u64> = full.iter().map(|value| stored_sliding(*value)).collect();
-        let token = next(&full, &sliding[full.len().saturating_sub(window)..]);
+        let token = next(&full, &sliding[full.len().saturating_sub(window)..], generated(options));
         tokens.push(token);
-        generated.push(token);
+        got.push(token);
         if stop.contains(&token) {
             break;
         }
     }
-    generated
+    got
 }
 
 impl Fake {
-    pub(crate) fn new(pool: PoolOptions) -> Self {
+    pub(crate) fn new(options: &SchedulerOptions) -> Self {
+        let pool = options.pool;
         let block = pool.full_block.max(pool.sliding_block);
-        Fake { pool, pages: vec![vec![None; block]; pool.pages] }
+        Fake { pool, generated: generated(options), pages: vec![vec![None; block]; pool.pages] }
     }
 
     /// The value at a position of the sequence at `place`, read as a program reads it.
@@ -127,7 +137,7 @@ impl Fake {
                 let full: Vec<u64> = (0..end).map(|at| self.read(batch, AttentionKind::Full, place, at)).collect();
                 let window = end.saturating_sub(self.pool.window)..end;
                 let sliding: Vec<u64> = window.map(|at| self.read(batch, AttentionKind::Sliding, place, at)).collect();
-                next(&full, &sliding)
+                next(&full, &sliding, self.generated)
             })
             .collect();
         let rows = &batch.input(StepInput::LogitRows)[..batch.logits()];
@@ -135,27 +145,48 @@ impl Fake {
     }
 }
 
-/// Shapes for all pairs of buckets, with the sizes that a step of the model would have.
-pub(crate) fn shapes(pool: &PoolOptions, max_model_len: usize, tokens: &[usize], requests: &[usize]) -> Vec<StepShape> {
-    let pairs = tokens.iter().flat_map(|tokens| requests.iter().map(move |requests| (*tokens, *requests)));
-    let shape = |(tokens, sequences): (usize, usize)| {
+/// Shapes for all pairs of buckets and for drafts, with the sizes that a step of the model would have.
+fn shapes(
+    pool: &PoolOptions,
+    max_model_len: usize,
+    (tokens, requests): (&[usize], &[usize]),
+    drafts: Option<usize>,
+) -> Vec<StepShape> {
+    let count = |sizes: &[usize]| sizes.iter().map(|size| u64::try_from(*size).unwrap()).collect::<Vec<_>>();
+    let drafts = drafts.map(|drafts| draft_buckets(&count(tokens), &count(requests), u64::try_from(drafts).unwrap()));
+    let pairs = tokens.iter().flat_map(|tokens| requests.iter().map(move |requests| (*tokens, *requests, *requests)));
+    let size = |size: u64| usize::try_from(size).unwrap();
+    let of_drafts = drafts.into_iter().flatten();
+    let of_drafts = of_drafts.map(|DraftBucket { tokens, requests, rows }| (size(tokens), size(requests), size(rows)));
+    let shape = |(tokens, sequences, rows): (usize, usize, usize)| {
         let query_tile = 4.min(tokens);
         let reach = (pool.window + tokens).div_ceil(pool.sliding_block) + 1;
         StepShape {
             tokens,
             sequences,
-            rows: sequences,
+            rows,
             query_tile,
             items: tokens / query_tile + sequences,
             full_table: max_model_len.div_ceil(pool.full_block),
             sliding_table: reach.min(max_model_len.div_ceil(pool.sliding_block)),
         }
     };
-    pairs.map(shape).collect()
+    pairs.chain(of_drafts).map(shape).collect()
 }
 
-/// Options with buckets that double up to the limits.
+/// Options without speculation, with buckets that double up to the limits.
 pub(crate) fn options(pool: PoolOptions, max_model_len: usize, tokens: usize, requests: usize) -> SchedulerOptions {
+    speculating(pool, max_model_len, tokens, requests, None)
+}
+
+/// Options with drafts of so many tokens.
+pub(crate) fn speculating(
+    pool: PoolOptions,
+    max_model_len: usize,
+    tokens: usize,
+    requests: usize,
+    drafts: Option<usize>,
+) -> SchedulerOptions {
     let ladder = |most: usize| -> Vec<usize> {
         let doubled = std::iter::successors(Some(1_usize), |size| Some(size * 2));
         doubled.take_while(|size| *size < most).chain([most]).collect()
@@ -166,7 +197,8 @@ pub(crate) fn options(pool: PoolOptions, max_model_len: usize, tokens: usize, re
         max_num_batched_tokens: tokens,
         max_queue: 4096,
         vocab_size: VOCAB,
-        shapes: shapes(&pool, max_model_len, &ladder(tokens), &ladder(requests)),
+        shapes: shapes(&pool, max_model_len, (&ladder(tokens), &ladder(requests)), drafts),
         pool,
+        speculation: drafts.map(|num_tokens| SpeculationOptions { num_tokens, lookup_min: 1, lookup_max: 3 }),
     }
 }

@@ -20,9 +20,10 @@ fn request(tokens: usize, max_tokens: usize) -> Request {
 #[test]
 fn a_full_pool_serves_all_and_one_more_waits() {
     // 15 prompt tokens and one generated: 2 full blocks and 4 sliding ones each while the prompt is computed at once.
-    let mut scheduler = Scheduler::new(options(pool(24), MAX_MODEL_LEN, 64, 8)).unwrap();
-    let mut fake = Fake::new(pool(24));
-    let expected = alone(&request(15, 1).prompt, 4, 16, &[]);
+    let options = options(pool(24), MAX_MODEL_LEN, 64, 8);
+    let mut scheduler = Scheduler::new(options.clone()).unwrap();
+    let mut fake = Fake::new(&options);
+    let expected = alone(&options, &request(15, 1).prompt, 16, &[]);
     let ids: Vec<_> = (0..5).map(|_| scheduler.submit(request(15, 1)).unwrap()).collect();
     let batch = scheduler.plan_step().unwrap().unwrap();
     let load = scheduler.load();
@@ -122,6 +123,7 @@ fn batches_have_the_shapes_of_the_programs() {
         layers: LayerForm::Unrolled,
         per_layer_table: PerLayerTable::Device,
         kernels: Kernels::Hlo,
+        fast_prefill: false,
         trace: false,
     };
     let programs = [program(8, 8), program(32, 4), program(32, 8)];
@@ -137,7 +139,7 @@ fn batches_have_the_shapes_of_the_programs() {
         async_scheduling: None,
     };
     let window = config.text.sliding_window;
-    let options = SchedulerOptions::new(&limits, &programs, config.text.vocab_size, window).unwrap();
+    let options = SchedulerOptions::new(&limits, None, &programs, config.text.vocab_size, window).unwrap();
     let mut scheduler = Scheduler::new(options).unwrap();
     let mut seen = Vec::new();
     scheduler.submit(request(50, 3)).unwrap();

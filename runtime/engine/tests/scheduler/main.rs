@@ -1,16 +1,18 @@
 //! The scheduler from the outside: every request gets the tokens that it gets alone, and no page is lost.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod drafts;
 mod fake;
 mod limits;
 
 use std::collections::HashMap;
 
-use fake::{Fake, VOCAB, alone, options};
+use fake::{Fake, VOCAB, alone, options, speculating};
 use gemma4_engine::pool::PoolOptions;
 use gemma4_engine::scheduler::{Finish, Refusal, Request, RequestId, Scheduler, SchedulerOptions};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
+use std::time::Duration;
 
 const MAX_MODEL_LEN: usize = 48;
 
@@ -47,12 +49,13 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 /// Pools from a few pages to plenty, blocks of different lengths, windows down to a single token.
 fn schedulers() -> impl Strategy<Value = SchedulerOptions> {
     let blocks = prop::sample::select(vec![(4, 4), (6, 4), (8, 2), (3, 5), (16, 8)]);
-    (blocks, 1_usize..20, 1_usize..40, 1_usize..24, 1_usize..9, any::<bool>()).prop_map(
-        |((full_block, sliding_block), window, spare, tokens, requests, prefix_caching)| {
+    let drafts = prop::option::of(1_usize..6);
+    (blocks, 1_usize..20, 1_usize..40, 1_usize..24, 1_usize..9, any::<bool>(), drafts).prop_map(
+        |((full_block, sliding_block), window, spare, tokens, requests, prefix_caching, drafts)| {
             let mut pool = PoolOptions { pages: 1, full_block, sliding_block, window, prefix_caching };
             // The smallest pool that takes the longest request, and a little more.
             pool.pages = pool.pages_for(MAX_MODEL_LEN, tokens.min(MAX_MODEL_LEN)) + spare - 1;
-            options(pool, MAX_MODEL_LEN, tokens, requests)
+            speculating(pool, MAX_MODEL_LEN, tokens, requests, drafts)
         },
     )
 }
@@ -60,7 +63,7 @@ fn schedulers() -> impl Strategy<Value = SchedulerOptions> {
 /// Runs all requests to their ends and holds them against what they get alone. Returns the scheduler as it ended.
 fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
     let mut scheduler = Scheduler::new(options.clone()).unwrap();
-    let mut fake = Fake::new(options.pool);
+    let mut fake = Fake::new(options);
     let mut ids: Vec<Option<RequestId>> = vec![None; arrivals.len()];
     let mut got: HashMap<RequestId, Vec<u32>> = HashMap::new();
     let mut finished: HashMap<RequestId, Finish> = HashMap::new();
@@ -107,6 +110,7 @@ fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
         // No smaller shape would do.
         for smaller in options.shapes.iter().filter(|other| *other < shape) {
             let holds = smaller.tokens >= tokens && smaller.sequences >= batch.parts().len();
+            let holds = holds && smaller.rows >= batch.logits();
             assert!(!holds, "{smaller:?} holds {batch:?}");
         }
         for id in leaving(true) {
@@ -120,6 +124,8 @@ fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
                 assert_eq!(finished.insert(progress.request, finish), None);
             }
         }
+        // Times without any order, so that drafts pay now and then.
+        scheduler.record(&batch, Duration::from_micros(step as u64 * 7919 % 13 + 1));
         let pages = scheduler.load().pages;
         assert_eq!(pages.free + pages.cached + pages.used, options.pool.pages);
     }
@@ -127,7 +133,7 @@ fn simulate(options: &SchedulerOptions, arrivals: &[Arrival]) -> Scheduler {
         let Some(id) = id else { continue };
         let request = &arrival.request;
         let end = (request.prompt.len() + request.max_tokens).min(MAX_MODEL_LEN);
-        let expected = alone(&request.prompt, options.pool.window, end, &request.stop_tokens);
+        let expected = alone(options, &request.prompt, end, &request.stop_tokens);
         let tokens = got.remove(id).unwrap_or_default();
         if cancelled.contains(id) {
             assert!(expected.starts_with(&tokens));
@@ -165,15 +171,24 @@ proptest! {
 fn random_runs_meet_preemptions_hits_and_windows() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut preemptions, mut hits, mut reclaimed) = (0, 0, 0);
+    let (mut drafted, mut accepted, mut declined) = (0, 0, 0);
     for _ in 0..60 {
         let tree = (schedulers(), arrivals()).new_tree(&mut runner).unwrap();
         let (options, arrivals) = tree.current();
-        let totals = simulate(&options, &arrivals).load().totals;
+        let scheduler = simulate(&options, &arrivals);
+        let totals = scheduler.load().totals;
+        if let Some(speculation) = scheduler.speculation() {
+            drafted += speculation.draft_tokens;
+            accepted += speculation.accepted_tokens;
+            declined += speculation.declined_tokens;
+            assert_eq!(speculation.accepted_per_position.iter().sum::<u64>(), speculation.accepted_tokens);
+        }
         preemptions += totals.preemptions;
         hits += totals.prefix_hits;
         reclaimed += totals.window_blocks_reclaimed;
     }
     assert!(preemptions > 100 && hits > 500 && reclaimed > 500, "{preemptions} {hits} {reclaimed}");
+    assert!(drafted > 300 && accepted > 100 && declined > 300, "{drafted} {accepted} {declined}");
 }
 
 #[test]

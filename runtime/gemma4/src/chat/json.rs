@@ -11,13 +11,26 @@ const DEPTH: usize = 128;
 const INDENT: usize = 64;
 
 /// The arguments of `json.dumps`.
-pub(super) struct Style {
+pub(crate) struct Style {
     ensure_ascii: bool,
     /// What one level is set in by; without it everything is on one line.
     indent: Option<String>,
     item_separator: String,
     key_separator: String,
     sort_keys: bool,
+}
+
+/// On one line, as it is without arguments; letters beyond ASCII stay as they are.
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            ensure_ascii: false,
+            indent: None,
+            item_separator: ", ".to_owned(),
+            key_separator: ": ".to_owned(),
+            sort_keys: false,
+        }
+    }
 }
 
 impl Style {
@@ -53,7 +66,7 @@ impl Style {
 }
 
 /// A value as JSON.
-pub(super) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
+pub(crate) fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
     let mut writer = Writer { style, text: String::new(), depth: 0 };
     writer.value(value)?;
     Ok(writer.text)
@@ -133,25 +146,30 @@ impl Writer<'_> {
 
     fn string(&mut self, text: &str) {
         self.text.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => self.text.push_str("\\\""),
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                '\t' => self.text.push_str("\\t"),
-                '\u{8}' => self.text.push_str("\\b"),
-                '\u{c}' => self.text.push_str("\\f"),
-                c if c < ' ' || (self.style.ensure_ascii && c > '~') => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        // Writing to a string cannot fail.
-                        let _ = write!(self.text, "\\u{unit:04x}");
-                    }
-                }
-                c => self.text.push(c),
-            }
-        }
+        escape(text, self.style.ensure_ascii, &mut self.text);
         self.text.push('"');
+    }
+}
+
+/// Writes what stands between the quotes of a string.
+pub(crate) fn escape(text: &str, ensure_ascii: bool, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c < ' ' || (ensure_ascii && c > '~') => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+            c => out.push(c),
+        }
     }
 }
 
@@ -166,7 +184,7 @@ fn scalar(value: &Value) -> String {
 }
 
 /// A number as Python's `repr` writes it: digits where they are few, else with an exponent of two digits and a sign.
-fn float(value: f64) -> String {
+pub(crate) fn float(value: f64) -> String {
     if !value.is_finite() {
         let sign = if value < 0.0 { "-" } else { "" };
         return if value.is_nan() { "NaN".to_owned() } else { format!("{sign}Infinity") };

@@ -11,7 +11,7 @@
 mod bounds;
 mod environment;
 mod generation_tag;
-mod json;
+pub(crate) mod json;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -189,6 +189,12 @@ impl ChatTemplate {
             // A template writes text and nothing else.
             Ok(String::from_utf8_lossy(&prompt.0).into_owned())
         })?
+    }
+
+    /// Whether a template asks for an argument of that name, such as `enable_thinking`.
+    #[must_use]
+    pub fn reads(&self, name: &str) -> bool {
+        self.environment.templates().any(|(_, template)| template.undeclared_variables(false).contains(name))
     }
 
     fn context(&self, input: &ChatInput) -> Value {

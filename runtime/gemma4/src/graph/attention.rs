@@ -107,11 +107,19 @@ pub(super) fn attention(
 ) -> Result<(Value, Value), GraphError> {
     let layer = step.layer(at)?;
     let weight = |b: &mut Builder, step: &Step<'_>, role| step.weights.of(b, at, role);
-    let rotary = step.rotary(layer.kind)?;
+    let rotary = step.rows.rotary(layer.kind)?;
     let (element, eps) = (step.element, step.config.text.rms_norm_eps);
 
-    let projection = weight(b, step, Role::QProj)?;
-    let queries = step.kernels.linear(b, x, projection, element)?;
+    let mut products = projections(b, step, at, &layer, x)?.into_iter();
+    // What has not been projected together with the others is projected where it is needed.
+    let mut project = |b: &mut Builder, step: &Step<'_>, role| match products.next() {
+        Some(product) => Ok::<_, GraphError>(product),
+        None => {
+            let projection = weight(b, step, role)?;
+            Ok(step.kernels.linear(b, x, projection, element)?)
+        }
+    };
+    let queries = project(b, step, Role::QProj)?;
     let queries = heads(b, queries, layer.head_dim)?;
     let norm = weight(b, step, Role::QNorm)?;
     let queries = rms_norm(b, queries, Some(norm), eps)?;
@@ -120,8 +128,7 @@ pub(super) fn attention(
 
     let mut pool = pool;
     if layer.owns_kv() {
-        let projection = weight(b, step, Role::KProj)?;
-        let raw = step.kernels.linear(b, x, projection, element)?;
+        let raw = project(b, step, Role::KProj)?;
         let raw = heads(b, raw, layer.head_dim)?;
         let norm = weight(b, step, Role::KNorm)?;
         let (keys, values) = if layer.k_eq_v {
@@ -136,8 +143,7 @@ pub(super) fn attention(
             let keys = rms_norm(b, raw, Some(norm), eps)?;
             let keys = rotate(b, keys, rotary, element)?;
             step.trace(at, "k", keys);
-            let projection = weight(b, step, Role::VProj)?;
-            let values = step.kernels.linear(b, x, projection, element)?;
+            let values = project(b, step, Role::VProj)?;
             let values = heads(b, values, layer.head_dim)?;
             (Some(keys), rms_norm(b, values, None, eps)?)
         };
@@ -146,11 +152,29 @@ pub(super) fn attention(
         pool = b.scope("write", |b| write(b, step, at, &layer, pool, &sides))?;
     }
     let attended = b.scope("blocks", |b| blocks(b, step, at, &layer, queries, pool))?;
-    let rows = step.options.tokens;
+    let rows = step.rows.count;
     let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
     let attended = b.reshape(attended, &[rows, width])?;
     let projection = weight(b, step, Role::OProj)?;
     Ok((step.kernels.linear(b, attended, projection, element)?, pool))
+}
+
+/// Queries, keys and values of the stream, as far as the layer has them, from one pass over it; none where there is no kernel
+/// for that.
+fn projections(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, x: Value) -> Result<Vec<Value>, GraphError> {
+    if step.kernels == Kernels::Hlo {
+        return Ok(Vec::new());
+    }
+    let roles: &[Role] = match (layer.owns_kv(), layer.k_eq_v) {
+        (false, _) => &[Role::QProj],
+        (true, true) => &[Role::QProj, Role::KProj],
+        (true, false) => &[Role::QProj, Role::KProj, Role::VProj],
+    };
+    let mut weights = Vec::with_capacity(roles.len());
+    for role in roles {
+        weights.push(step.weights.of(b, at, *role)?);
+    }
+    Ok(Kernels::products(b, x, &weights, step.element)?)
 }
 
 /// `[T, heads * d]` as `[T, heads, d]`.
@@ -243,7 +267,7 @@ fn blocks(
         let keys = remade_keys(b, step, at)?;
         let pages = pages(b, step, at, layer, pool)?;
         let (table, first) = (step.block_table(layer.kind)?, step.first_block(layer.kind)?);
-        let mut others = vec![step.positions, step.items, step.num_items, table, first];
+        let mut others = vec![step.rows.positions, step.rows.items, step.rows.num_items, table, first];
         if let Some(Keys { norm, rope }) = keys {
             let turning = rope.angles.clamp(1, (width / 2).max(1));
             others.extend([norm, b.constant(&frequencies(rope, width, turning), &[turning])?]);
@@ -261,7 +285,7 @@ fn blocks(
     let high = i64::try_from(tile).unwrap_or(i64::MAX);
     let queries = b.pad(queries, zero, &[0; 4], &[high, 0, 0, 0], &[0; 4])?;
     let no_position = b.scalar(0_i32)?;
-    let positions = b.pad(step.positions, no_position, &[0], &[high], &[0])?;
+    let positions = b.pad(step.rows.positions, no_position, &[0], &[high], &[0])?;
     let out = b.number(0.0, step.element, &[padded, kv_heads, group, width])?;
 
     let none = b.scalar(0_i32)?;
@@ -269,7 +293,7 @@ fn blocks(
     let keys = remade_keys(b, step, at)?;
     let tokens = step.options.kv.tokens_per_block(layer.kind);
     let reach = Reach { first_row, keys, tile, tokens, kv_heads, group, width };
-    let outs = for_loop(b, none, step.num_items, &[out], |b, item, carried| {
+    let outs = for_loop(b, none, step.rows.num_items, &[out], |b, item, carried| {
         let out = carried.first().copied().unwrap_or(out);
         let (first, attended) = item_attention(b, step, layer.kind, &reach, (queries, positions, pool), item)?;
         let none = b.scalar(0_i32)?;
@@ -328,7 +352,7 @@ fn item_attention(
     let [_, _, lanes] = step.options.kv.pool_shape(1);
     let zero = b.scalar(0_i32)?;
     let one = b.scalar(1_i32)?;
-    let fields = b.dynamic_slice(step.items, &[item, zero], &[1, 3])?;
+    let fields = b.dynamic_slice(step.rows.items, &[item, zero], &[1, 3])?;
     let fields = b.reshape(fields, &[3])?;
     let two = b.scalar(2_i32)?;
     let (first, count, sequence) = (element(b, fields, zero)?, element(b, fields, one)?, element(b, fields, two)?);

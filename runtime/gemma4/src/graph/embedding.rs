@@ -2,6 +2,8 @@
 //!
 //! Tables are split by rows over the devices: each looks up the ids that it has and adds zeros for the others.
 
+use std::ops::Range;
+
 use gemma4_hlo::{Builder, Combine, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
@@ -9,23 +11,28 @@ use super::numerics::{index, rms_norm, scaled, to_f64};
 use super::step::Step;
 use crate::tensors::Role;
 
-/// Rows `[T, width]` of a table whose rows are split over the devices.
-fn lookup(b: &mut Builder, step: &Step<'_>, table: Value) -> Result<Value, HloError> {
+/// Rows `[T, width]` of a table whose rows are split over the devices, as far as `columns` of them.
+fn lookup(b: &mut Builder, step: &Step<'_>, table: Value, columns: Range<u64>) -> Result<Value, HloError> {
     let dims = b.shape(table)?.dims().to_vec();
-    let (local, width) = (dims.first().copied().unwrap_or(0), dims.get(1).copied().unwrap_or(0));
-    let Some(rank) = step.rank else { return b.take(table, step.token_ids, 0) };
-    let rows = [step.options.tokens];
+    let local = dims.first().copied().unwrap_or(0);
+    let width = columns.end - columns.start;
+    let Some(rank) = step.rank else {
+        let found = b.take(table, step.rows.token_ids, 0)?;
+        return part(b, found, 1, columns);
+    };
+    let rows = [step.rows.count];
     let size = index(b, local)?;
     let start = b.multiply(rank, size)?;
     let start = b.broadcast_scalar(start, &rows)?;
-    let ids = b.subtract(step.token_ids, start)?;
+    let ids = b.subtract(step.rows.token_ids, start)?;
     let (zero, size) = (index(b, 0)?, b.broadcast_scalar(size, &rows)?);
     let zero = b.broadcast_scalar(zero, &rows)?;
     let (above, below) = (b.compare(Comparison::Ge, ids, zero)?, b.compare(Comparison::Lt, ids, size)?);
     let ours = b.and(above, below)?;
     // Ids of other devices are moved to some row of ours, and that row is dropped.
     let found = b.take(table, ids, 0)?;
-    let dims = [step.options.tokens, width];
+    let found = part(b, found, 1, columns)?;
+    let dims = [step.rows.count, width];
     let ours = b.broadcast(ours, &dims, &[0])?;
     let nothing = b.number(0.0, step.element, &dims)?;
     let found = b.select(ours, found, nothing)?;
@@ -36,24 +43,31 @@ fn lookup(b: &mut Builder, step: &Step<'_>, table: Value) -> Result<Value, HloEr
 /// of the weights first.
 pub(super) fn embed(b: &mut Builder, step: &Step<'_>) -> Result<Value, GraphError> {
     let table = step.weights.global(Role::Embedding)?;
-    let found = lookup(b, step, table)?;
+    let found = lookup(b, step, table, 0..step.config.text.hidden_size)?;
     Ok(scaled(b, found, to_f64(step.config.text.hidden_size).sqrt())?)
 }
 
-/// The per-layer embeddings `[T, L, P]` of the stream before the first layer.
-pub(super) fn per_layer(b: &mut Builder, step: &Step<'_>, stream: Value) -> Result<Value, GraphError> {
+/// The per-layer embeddings of some layers `[T, layers, P]`, of the stream before the first one.
+pub(super) fn per_layer(
+    b: &mut Builder,
+    step: &Step<'_>,
+    stream: Value,
+    layers: &Range<usize>,
+) -> Result<Value, GraphError> {
     let text = &step.config.text;
-    let dims = [step.options.tokens, text.layers.len() as u64, text.ple_width];
-    let by_token = match step.per_layer_rows {
-        Some(rows) => rows,
+    let dims = [step.rows.count, layers.len() as u64, text.ple_width];
+    let columns = layers.start as u64 * text.ple_width..layers.end as u64 * text.ple_width;
+    let by_token = match step.rows.per_layer_rows {
+        Some(rows) => part(b, rows, 1, columns.clone())?,
         None => {
             let table = step.weights.global(Role::PerLayerTable)?;
-            lookup(b, step, table)?
+            lookup(b, step, table, columns.clone())?
         }
     };
     let by_token = b.reshape(by_token, &dims)?;
     let by_token = scaled(b, by_token, to_f64(text.ple_width).sqrt())?;
     let projection = step.weights.global(Role::PerLayerModelProjection)?;
+    let projection = part(b, projection, 0, columns)?;
     let by_input = step.kernels.linear(b, stream, projection, step.element)?;
     let by_input = scaled(b, by_input, 1.0 / to_f64(text.hidden_size).sqrt())?;
     let by_input = b.reshape(by_input, &dims)?;
@@ -63,12 +77,19 @@ pub(super) fn per_layer(b: &mut Builder, step: &Step<'_>, stream: Value) -> Resu
     Ok(scaled(b, sum, std::f64::consts::FRAC_1_SQRT_2)?)
 }
 
+/// A part of one dimension, or all of it.
+fn part(b: &mut Builder, x: Value, dim: usize, wanted: Range<u64>) -> Result<Value, HloError> {
+    if wanted == (0..b.shape(x)?.dims().get(dim).copied().unwrap_or(0)) {
+        return Ok(x);
+    }
+    b.slice_dim(x, dim, wanted.start, wanted.end)
+}
+
 /// The logits `[R, V]` in f32 of the wanted rows of the stream, on every device.
-pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, stream: Value) -> Result<Value, GraphError> {
+pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, rows: Value) -> Result<Value, GraphError> {
     let text = &step.config.text;
-    let rows = b.take(stream, step.logit_rows, 0)?;
     let norm = step.weights.global(Role::FinalNorm)?;
-    let rows = rms_norm(b, rows, Some(norm), text.rms_norm_eps)?;
+    let rows = step.kernels.norm(b, rows, norm, text.rms_norm_eps, None)?;
     let head = step.weights.global(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
     let mut logits = step.kernels.linear(b, rows, head, ElementType::F32)?;
     if let Some(cap) = text.final_logit_softcap {

@@ -20,7 +20,7 @@ const TILE: u64 = 16;
 
 /// What the experts make of the stream `x` `[T, H]`, this device's part of the sum.
 pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> Result<Value, GraphError> {
-    let (tokens, hidden) = (step.options.tokens, step.config.text.hidden_size);
+    let (tokens, hidden) = (step.rows.count, step.config.text.hidden_size);
     let (weights, chosen) = b.scope("router", |b| route(b, step, at, moe, x))?;
     let norm = step.weights.of(b, at, Role::PreExpertsNorm)?;
     let input = rms_norm(b, x, Some(norm), step.config.text.rms_norm_eps)?;
@@ -112,7 +112,7 @@ fn of_expert(b: &mut Builder, weight: (Value, Option<Value>), expert: Value) -> 
 /// Weights `[T, k]` in f32 and experts `[T, k]` of each token.
 fn route(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> Result<(Value, Value), GraphError> {
     let text = &step.config.text;
-    let (tokens, hidden) = (step.options.tokens, text.hidden_size);
+    let (tokens, hidden) = (step.rows.count, text.hidden_size);
     let normed = rms_norm(b, x, None, text.rms_norm_eps)?;
     let scale = step.weights.of(b, at, Role::RouterScale)?;
     let scale = b.broadcast(scale, &[tokens, hidden], &[1])?;
@@ -145,7 +145,7 @@ fn route(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> R
 /// The expert of each pair `[T*k]`, counted among those of this device; `local` for pairs of other devices and of rows
 /// that are not real.
 fn owners(b: &mut Builder, step: &Step<'_>, local: u64, chosen: Value, moe: &Moe) -> Result<Value, HloError> {
-    let pairs = step.options.tokens.saturating_mul(moe.top_k);
+    let pairs = step.rows.count.saturating_mul(moe.top_k);
     let mut owners = b.reshape(chosen, &[pairs])?;
     let others = index(b, local)?;
     let others = b.broadcast_scalar(others, &[pairs])?;
@@ -160,7 +160,7 @@ fn owners(b: &mut Builder, step: &Step<'_>, local: u64, chosen: Value, moe: &Moe
         owners = b.select(ours, owners, others)?;
     }
     let each = index(b, moe.top_k)?;
-    let real = b.multiply(step.num_tokens, each)?;
+    let real = b.multiply(step.rows.real, each)?;
     let real = b.broadcast_scalar(real, &[pairs])?;
     let places = b.iota(ElementType::S32, &[pairs], 0)?;
     let real = b.compare(Comparison::Lt, places, real)?;

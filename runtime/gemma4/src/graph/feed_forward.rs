@@ -4,7 +4,6 @@ use gemma4_hlo::{Builder, Value};
 
 use super::GraphError;
 use super::experts::experts;
-use super::numerics::{gelu_tanh, rms_norm};
 use super::step::Step;
 use super::weights::At;
 use crate::tensors::Role;
@@ -13,7 +12,7 @@ use crate::tensors::Role;
 pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
     let eps = step.config.text.rms_norm_eps;
     let norm = step.weights.of(b, at, Role::PreFeedforwardNorm)?;
-    let input = rms_norm(b, x, Some(norm), eps)?;
+    let input = step.kernels.norm(b, x, norm, eps, None)?;
     let dense = b.scope("mlp", |b| mlp(b, step, at, input))?;
     let dense = step.sum(b, dense)?;
     step.trace(at, "mlp", dense);
@@ -23,20 +22,15 @@ pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Valu
     let routed = step.sum(b, routed)?;
     step.trace(at, "moe", routed);
     let norm = step.weights.of(b, at, Role::PostDenseNorm)?;
-    let dense = rms_norm(b, dense, Some(norm), eps)?;
+    let dense = step.kernels.norm(b, dense, norm, eps, None)?;
     let norm = step.weights.of(b, at, Role::PostExpertsNorm)?;
-    let routed = rms_norm(b, routed, Some(norm), eps)?;
+    let routed = step.kernels.norm(b, routed, norm, eps, None)?;
     Ok(b.add(dense, routed)?)
 }
 
 /// `down(gelu(gate(x)) * up(x))`, this device's part of the sum.
 fn mlp(b: &mut Builder, step: &Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
-    let gate = step.weights.of(b, at, Role::GateProj)?;
-    let gate = step.kernels.linear(b, x, gate, step.element)?;
-    let gate = gelu_tanh(b, gate)?;
-    let up = step.weights.of(b, at, Role::UpProj)?;
-    let up = step.kernels.linear(b, x, up, step.element)?;
-    let hidden = b.multiply(gate, up)?;
+    let hidden = step.kernels.gated(b, x, |b, role| step.weights.of(b, at, role))?;
     let down = step.weights.of(b, at, Role::DownProj)?;
     Ok(step.kernels.linear(b, hidden, down, step.element)?)
 }

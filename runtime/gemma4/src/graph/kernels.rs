@@ -7,6 +7,7 @@
 use gemma4_hlo::{Attribute, Builder, CustomCall, ElementType, HloError, Shape, Value};
 
 use super::numerics;
+use crate::tensors::Role;
 
 /// Who computes the hot operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,9 +19,21 @@ pub enum Kernels {
     Cpu,
 }
 
-/// `x [T, in] * weight [out, in]^T`, summed in f32. Operands are `x` and `weight` of one type, float32 or bfloat16; the result
-/// `[T, out]` is of that type or float32.
-pub const LINEAR: &str = "gemma4.linear.v1";
+/// `x [T, in] * weight [out, in]^T` for one weight or several, summed in f32. Operands are `x` and the weights of one type, float32
+/// or bfloat16; the results `[T, out]`, as many as there are weights, are of that type or float32.
+pub const LINEAR: &str = "gemma4.linear.v2";
+
+/// `gelu(x * gate^T) * (x * up^T)`. Operands are `x [T, in]`, `gate` and `up` `[out, in]` of one type, float32 or bfloat16; both
+/// products, the bent gate and the result `[T, out]` are rounded to it.
+pub const GATED: &str = "gemma4.gated.v1";
+
+/// `gelu(x * gate^T) * rows[:, layer]`. Operands are `x [T, in]`, `gate [out, in]` and `rows [T, L, out]` of one type, float32 or
+/// bfloat16, and the layer in s32; the product, the bent gate and the result `[T, out]` are rounded to that type.
+pub const GATED_ROWS: &str = "gemma4.gated_rows.v1";
+
+/// The root-mean-square norm of rows `[T, H]` times a weight `[H]`, both in float32 or bfloat16, to which the result is rounded;
+/// with a third operand `[T, H]` that is added then, and rounded again. Attribute `eps`, in f32.
+pub const NORM: &str = "gemma4.norm.v1";
 
 /// Writes rows `[T, n]`, what is stored of each token, to their slots. Operands are the pool, whose place the result takes, the
 /// rows in its type, `slots [T, 2]` and the row of a page at which the layer's part begins; attribute `tokens`: those of a
@@ -65,11 +78,97 @@ impl Kernels {
         if self == Self::Hlo {
             return numerics::linear(b, x, weight, result);
         }
-        let size = |b: &Builder, of| b.shape(of).map(|shape| shape.dims().first().copied().unwrap_or(0));
-        let dims = [size(b, x)?, size(b, weight)?];
-        let call =
-            CustomCall { target: LINEAR.to_owned(), results: vec![Shape::new(result, dims)], ..CustomCall::default() };
-        let results = b.custom_call(&call, &[x, weight])?;
+        let results = Self::products(b, x, &[weight], result)?;
+        Ok(results.first().copied().unwrap_or(x))
+    }
+
+    /// [`LINEAR`] with all weights, which then are read in one go.
+    pub(super) fn products(
+        b: &mut Builder,
+        x: Value,
+        weights: &[Value],
+        result: ElementType,
+    ) -> Result<Vec<Value>, HloError> {
+        let rows = first_dim(b, x)?;
+        let mut results = Vec::with_capacity(weights.len());
+        for weight in weights {
+            results.push(Shape::new(result, [rows, first_dim(b, *weight)?]));
+        }
+        let call = CustomCall { target: LINEAR.to_owned(), results, ..CustomCall::default() };
+        let operands: Vec<Value> = [x].into_iter().chain(weights.iter().copied()).collect();
+        b.custom_call(&call, &operands)
+    }
+
+    /// `gelu(x * gate^T) * (x * up^T)`, rounded to the type of `x` after each step; `weight` brings a weight where it is needed.
+    pub(super) fn gated<E: From<HloError>>(
+        self,
+        b: &mut Builder,
+        x: Value,
+        mut weight: impl FnMut(&mut Builder, Role) -> Result<Value, E>,
+    ) -> Result<Value, E> {
+        let gate = weight(b, Role::GateProj)?;
+        let element = b.shape(x)?.element();
+        if self == Self::Cpu {
+            let up = weight(b, Role::UpProj)?;
+            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate)?])];
+            let call = CustomCall { target: GATED.to_owned(), results, ..CustomCall::default() };
+            let results = b.custom_call(&call, &[x, gate, up])?;
+            return Ok(results.first().copied().unwrap_or(x));
+        }
+        let gate = numerics::linear(b, x, gate, element)?;
+        let gate = numerics::gelu_tanh(b, gate)?;
+        let up = weight(b, Role::UpProj)?;
+        let up = numerics::linear(b, x, up, element)?;
+        Ok(b.multiply(gate, up)?)
+    }
+
+    /// `gelu(x * gate^T)` times the rows `[T, out]` that belong to `layer` of all rows `[T, L, out]`, rounded to the type of `x`
+    /// after each step; `gate` brings the weight.
+    pub(super) fn gated_rows<E: From<HloError>>(
+        self,
+        b: &mut Builder,
+        x: Value,
+        gate: impl FnOnce(&mut Builder) -> Result<Value, E>,
+        rows: Value,
+        layer: Value,
+    ) -> Result<Value, E> {
+        let element = b.shape(x)?.element();
+        if self == Self::Cpu {
+            let gate = gate(b)?;
+            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate)?])];
+            let call = CustomCall { target: GATED_ROWS.to_owned(), results, ..CustomCall::default() };
+            let results = b.custom_call(&call, &[x, gate, rows, layer])?;
+            return Ok(results.first().copied().unwrap_or(x));
+        }
+        let own = layer_rows(b, rows, layer)?;
+        let gate = gate(b)?;
+        let gate = numerics::linear(b, x, gate, element)?;
+        let gate = numerics::gelu_tanh(b, gate)?;
+        Ok(b.multiply(gate, own)?)
+    }
+
+    /// The root-mean-square norm of rows `[T, H]` times a weight, onto `residual` if there is one.
+    pub(super) fn norm(
+        self,
+        b: &mut Builder,
+        x: Value,
+        weight: Value,
+        eps: f64,
+        residual: Option<Value>,
+    ) -> Result<Value, HloError> {
+        if self == Self::Hlo {
+            let normed = numerics::rms_norm(b, x, Some(weight), eps)?;
+            return match residual {
+                Some(residual) => b.add(residual, normed),
+                None => Ok(normed),
+            };
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "norms are computed in f32")]
+        let config = vec![("eps".to_owned(), Attribute::F32(eps as f32))];
+        let results = vec![b.shape(x)?.clone()];
+        let call = CustomCall { target: NORM.to_owned(), results, config, ..CustomCall::default() };
+        let operands: Vec<Value> = [x, weight].into_iter().chain(residual).collect();
+        let results = b.custom_call(&call, &operands)?;
         Ok(results.first().copied().unwrap_or(x))
     }
 
@@ -120,4 +219,17 @@ impl Kernels {
 /// A count of a step, all of which are below 2^31.
 fn count(value: u64) -> Attribute {
     Attribute::S64(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn first_dim(b: &Builder, of: Value) -> Result<u64, HloError> {
+    b.shape(of).map(|shape| shape.dims().first().copied().unwrap_or(0))
+}
+
+/// The rows `[T, width]` that belong to `layer` of all rows `[T, L, width]`.
+pub(super) fn layer_rows(b: &mut Builder, rows: Value, layer: Value) -> Result<Value, HloError> {
+    let dims = b.shape(rows)?.dims().to_vec();
+    let size = |at: usize| dims.get(at).copied().unwrap_or(0);
+    let none = b.scalar(0_i32)?;
+    let own = b.dynamic_slice(rows, &[none, layer, none], &[size(0), 1, size(2)])?;
+    b.reshape(own, &[size(0), size(2)])
 }

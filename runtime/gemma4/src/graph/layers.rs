@@ -1,33 +1,51 @@
 //! The layers: unrolled, or as loops over patterns of layers.
 
+use std::ops::Range;
+
 use gemma4_hlo::{Builder, Value};
 
 use super::GraphError;
 use super::attention::attention;
+use super::embedding;
 use super::feed_forward::feed_forward;
-use super::numerics::{for_loop, gelu_tanh, index, rms_norm};
+use super::kernels::layer_rows;
+use super::numerics::{for_loop, index};
 use super::segments::{Segment, segments};
 use super::step::{LayerForm, Step};
 use super::weights::At;
 use crate::config::Layer;
 use crate::tensors::Role;
 
-/// The stream `[T, H]` after all layers, and the pool.
+/// The per-layer embeddings `[T, layers, P]` of some layers.
+#[derive(Clone, Copy, Debug)]
+struct PerLayer {
+    /// The first of these layers.
+    first: usize,
+    values: Value,
+}
+
+/// The stream `[T, H]` after these layers, and the pool. `embedded` is the stream before the first layer of all.
 pub(super) fn layers(
     b: &mut Builder,
     step: &mut Step<'_>,
-    stream: Value,
-    per_layer: Option<Value>,
+    layers: Range<usize>,
+    (stream, embedded): (Value, Value),
     pool: Value,
 ) -> Result<(Value, Value), GraphError> {
+    let per_layer = if step.config.text.ple_width > 0 {
+        let values = b.scope("per_layer_embeddings", |b| embedding::per_layer(b, step, embedded, &layers))?;
+        Some(PerLayer { first: layers.start, values })
+    } else {
+        None
+    };
     let (mut stream, mut pool) = (stream, pool);
     if step.options.layers == LayerForm::Unrolled {
-        for index in 0..step.config.text.layers.len() {
+        for index in layers {
             (stream, pool) = layer(b, step, At::Layer(index), stream, per_layer, pool)?;
         }
         return Ok((stream, pool));
     }
-    for segment in segments(&step.config.text) {
+    for segment in segments(&step.config.text, layers) {
         (stream, pool) =
             b.scope(&format!("layers.{}", segment.first), |b| run(b, step, segment, stream, per_layer, pool))?;
     }
@@ -39,7 +57,7 @@ fn run(
     step: &mut Step<'_>,
     segment: Segment,
     stream: Value,
-    per_layer: Option<Value>,
+    per_layer: Option<PerLayer>,
     pool: Value,
 ) -> Result<(Value, Value), GraphError> {
     let Segment { first, period, repeats } = segment;
@@ -76,24 +94,22 @@ fn layer(
     step: &mut Step<'_>,
     at: At,
     stream: Value,
-    per_layer: Option<Value>,
+    per_layer: Option<PerLayer>,
     pool: Value,
 ) -> Result<(Value, Value), GraphError> {
     b.scope(&format!("layer.{}", at.representative()), |b| {
         let eps = step.config.text.rms_norm_eps;
         let norm = step.weights.of(b, at, Role::InputNorm)?;
-        let input = rms_norm(b, stream, Some(norm), eps)?;
+        let input = step.kernels.norm(b, stream, norm, eps, None)?;
         let (attended, pool) = b.scope("attention", |b| attention(b, step, at, input, pool))?;
         let attended = step.sum(b, attended)?;
         step.trace(at, "attn", attended);
         let norm = step.weights.of(b, at, Role::PostAttentionNorm)?;
-        let attended = rms_norm(b, attended, Some(norm), eps)?;
-        let stream = b.add(stream, attended)?;
+        let stream = step.kernels.norm(b, attended, norm, eps, Some(stream))?;
 
         let added = b.scope("feed_forward", |b| feed_forward(b, step, at, stream))?;
         let norm = step.weights.of(b, at, Role::PostFeedforwardNorm)?;
-        let added = rms_norm(b, added, Some(norm), eps)?;
-        let mut stream = b.add(stream, added)?;
+        let mut stream = step.kernels.norm(b, added, norm, eps, Some(stream))?;
         if let Some(per_layer) = per_layer {
             stream = b.scope("per_layer_input", |b| per_layer_input(b, step, at, stream, per_layer))?;
         }
@@ -112,21 +128,17 @@ fn per_layer_input(
     step: &mut Step<'_>,
     at: At,
     stream: Value,
-    per_layer: Value,
+    per_layer: PerLayer,
 ) -> Result<Value, GraphError> {
-    let (rows, width) = (step.options.tokens, step.config.text.ple_width);
-    let layer = at.linear(b, |layer| u64::try_from(layer).ok())?;
-    let none = b.scalar(0_i32)?;
-    let own = b.dynamic_slice(per_layer, &[none, layer, none], &[rows, 1, width])?;
-    let own = b.reshape(own, &[rows, width])?;
-    step.trace(at, "ple", own);
-    let gate = step.weights.of(b, at, Role::PerLayerInputGate)?;
-    let gate = step.kernels.linear(b, stream, gate, step.element)?;
-    let gate = gelu_tanh(b, gate)?;
-    let gated = b.multiply(gate, own)?;
+    let layer = at.linear(b, |layer| u64::try_from(layer.checked_sub(per_layer.first)?).ok())?;
+    if step.options.trace {
+        let own = layer_rows(b, per_layer.values, layer)?;
+        step.trace(at, "ple", own);
+    }
+    let gate = |b: &mut Builder| step.weights.of(b, at, Role::PerLayerInputGate);
+    let gated = step.kernels.gated_rows(b, stream, gate, per_layer.values, layer)?;
     let projection = step.weights.of(b, at, Role::PerLayerProjection)?;
     let added = step.kernels.linear(b, gated, projection, step.element)?;
     let norm = step.weights.of(b, at, Role::PostPerLayerInputNorm)?;
-    let added = rms_norm(b, added, Some(norm), step.config.text.rms_norm_eps)?;
-    Ok(b.add(stream, added)?)
+    Ok(step.kernels.norm(b, added, norm, step.config.text.rms_norm_eps, Some(stream))?)
 }

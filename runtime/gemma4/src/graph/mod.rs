@@ -11,6 +11,9 @@
 //! each item, over the KV blocks that its queries see. Both loops have run-time trip counts, so work grows with the
 //! tokens that are there and nothing is gathered to the longest sequence.
 //!
+//! With [`StepOptions::fast_prefill`], the layers after the last one that owns keys and values run only for the rows whose
+//! logits are wanted: nothing else reads what they make of the others.
+//!
 //! * [`StepOptions`], [`step`]: what is built, and building it
 //! * [`Kernels`]: who computes the hot operators
 //! * [`StepParameter`]: every argument in order, with what belongs into it
@@ -26,11 +29,12 @@ mod kernels;
 mod layers;
 mod numerics;
 mod parameters;
+mod rows;
 mod segments;
 mod step;
 mod weights;
 
-pub use kernels::{ATTENTION, EXPERTS, KV_WRITE, Kernels, LINEAR};
+pub use kernels::{ATTENTION, EXPERTS, GATED, GATED_ROWS, KV_WRITE, Kernels, LINEAR, NORM};
 pub use parameters::{ParameterRole, StepInput, StepParameter};
 pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
 

@@ -73,8 +73,13 @@ pub enum StepInput {
     BlockTable(AttentionKind),
     /// The first block of each sequence's table `[S]`: 0, or for sliding layers the oldest block that is kept.
     FirstBlock(AttentionKind),
-    /// Rows whose logits are wanted `[R]`.
+    /// Rows whose logits are wanted `[R]`. Those that are not real name a real one, such as the first.
     LogitRows,
+    /// Items of attention among the wanted rows `[R, 3]`, as [`Self::Items`] are among all: place of the first in
+    /// [`Self::LogitRows`], number of rows, sequence. Only with fast prefill.
+    LogitItems,
+    /// How many of them are real, a scalar. Only with fast prefill.
+    NumLogitItems,
 }
 
 impl StepInput {
@@ -89,6 +94,8 @@ impl StepInput {
             Self::BlockTable(kind) => format!("{kind}.block_table"),
             Self::FirstBlock(kind) => format!("{kind}.first_block"),
             Self::LogitRows => "logit_rows".to_owned(),
+            Self::LogitItems => "logit_items".to_owned(),
+            Self::NumLogitItems => "num_logit_items".to_owned(),
         }
     }
 }

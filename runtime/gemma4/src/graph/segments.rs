@@ -1,5 +1,7 @@
 //! Layers that share a loop body: the list of layers as repeated patterns.
 
+use std::ops::Range;
+
 use crate::config::{Layer, TextConfig};
 
 /// A run of layers: `period` layers from `first` on, `repeats` times.
@@ -10,12 +12,12 @@ pub(super) struct Segment {
     pub(super) repeats: usize,
 }
 
-/// Cuts the layers into segments: from each layer on the pattern that covers most, the shortest among equals. Layers of a
+/// Cuts these layers into segments: from each layer on the pattern that covers most, the shortest among equals. Layers of a
 /// pattern are alike in everything that the program depends on, the donor of borrowed keys and values included.
-pub(super) fn segments(text: &TextConfig) -> Vec<Segment> {
-    let layers = &text.layers;
+pub(super) fn segments(text: &TextConfig, wanted: Range<usize>) -> Vec<Segment> {
+    let layers = text.layers.get(..wanted.end).unwrap_or(&text.layers);
     let mut segments = Vec::new();
-    let mut first = 0;
+    let mut first = wanted.start;
     while first < layers.len() {
         let mut best = Segment { first, period: 1, repeats: 1 };
         for period in 1..=(layers.len() - first) / 2 {
@@ -53,7 +55,11 @@ mod tests {
         ] {
             let path = format!("{}/tests/published/{size}.json", env!("CARGO_MANIFEST_DIR"));
             let config = Config::from_json(&std::fs::read(path).expect("a config")).expect("a config");
-            assert_eq!(segments(&config.text), expected, "{size}");
+            let (cut, all) = (config.text.fast_prefill_cut(), config.text.layers.len());
+            assert_eq!(segments(&config.text, 0..all), expected, "{size}");
+            // With fast prefill they are the same: none reaches over the border.
+            let parts = [segments(&config.text, 0..cut), segments(&config.text, cut..all)];
+            assert_eq!(parts.concat(), expected, "{size}");
         }
     }
 }

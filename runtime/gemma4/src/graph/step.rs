@@ -2,11 +2,11 @@
 
 use gemma4_hlo::{Builder, Combine, ElementType, Groups, HloError, Module, Parallelism, Shape, Value};
 
-use super::attention::{Rotary, rotary};
 use super::kernels::Kernels;
 use super::layers::layers;
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepInput, StepParameter};
+use super::rows::Rows;
 use super::weights::{At, Weights, element_type, list};
 use super::{GraphError, embedding};
 use crate::config::{AttentionKind, Layer};
@@ -66,6 +66,9 @@ pub struct StepOptions {
     pub per_layer_table: PerLayerTable,
     /// Who computes the hot operators.
     pub kernels: Kernels,
+    /// Whether the layers after the last one that owns keys and values run only for the rows that need logits, where those
+    /// are fewer.
+    pub fast_prefill: bool,
     /// Whether values on the way are outputs too, to compare them. Only with [`LayerForm::Unrolled`].
     pub trace: bool,
 }
@@ -74,6 +77,13 @@ impl StepOptions {
     pub(super) fn element(&self) -> Result<ElementType, GraphError> {
         let element = element_type(self.dtype).filter(|element| element.bytes() > 1);
         element.ok_or(GraphError::DType(self.dtype))
+    }
+
+    /// The first of the layers that run only for the rows that need logits; `None` where all layers run for all rows.
+    #[must_use]
+    pub fn fast_prefill_from(&self, config: &Config) -> Option<usize> {
+        let first = config.text.fast_prefill_cut();
+        (self.fast_prefill && self.rows < self.tokens && first < config.text.layers.len()).then_some(first)
     }
 
     /// `I`, items that a step can have: every sequence may end within a tile.
@@ -159,14 +169,8 @@ pub(super) struct Step<'a> {
     pub(super) groups: Groups,
     /// The device's place on the model axis, an s32 scalar; `None` if it is alone there.
     pub(super) rank: Option<Value>,
-    pub(super) token_ids: Value,
-    pub(super) positions: Value,
-    pub(super) num_tokens: Value,
-    pub(super) items: Value,
-    pub(super) num_items: Value,
-    pub(super) logit_rows: Value,
-    /// Rows of the per-layer-embedding table `[T, L*P]`; `None` if the table is a weight, or there is none.
-    pub(super) per_layer_rows: Option<Value>,
+    /// The rows that the layers being built run over.
+    pub(super) rows: Rows,
     kinds: Vec<KindInputs>,
     traces: Vec<(String, Value)>,
 }
@@ -177,7 +181,6 @@ struct KindInputs {
     slots: Value,
     block_table: Value,
     first_block: Value,
-    rotary: Rotary,
 }
 
 /// Builds one step of the language model.
@@ -251,6 +254,10 @@ fn inputs(config: &Config, options: &StepOptions, kinds: &[AttentionKind]) -> Ve
         StepParameter::input(StepInput::NumItems, &[]),
         StepParameter::input(StepInput::LogitRows, &[options.rows]),
     ];
+    if options.fast_prefill_from(config).is_some() {
+        inputs.push(StepParameter::input(StepInput::LogitItems, &[options.rows, 3]));
+        inputs.push(StepParameter::input(StepInput::NumLogitItems, &[]));
+    }
     for &kind in kinds {
         let blocks = options.table_blocks(kind, config.text.sliding_window);
         inputs.push(StepParameter::input(StepInput::Slots(kind), &[tokens, 2]));
@@ -298,19 +305,24 @@ impl<'a> Step<'a> {
         } else {
             None
         };
-        let positions = input(StepInput::Positions)?;
+        let mut rows = Rows::new(
+            options.tokens,
+            input(StepInput::NumTokens)?,
+            (input(StepInput::TokenIds)?, input(StepInput::Positions)?),
+            (input(StepInput::Items)?, input(StepInput::NumItems)?),
+            argument(parameters, arguments, &ParameterRole::PerLayerRows),
+        );
+        rows.turn(b, &config.text.layers)?;
         let mut kinds: Vec<KindInputs> = Vec::new();
         for layer in &config.text.layers {
             if kinds.iter().any(|known| known.kind == layer.kind) {
                 continue;
             }
-            let rotary = b.scope("rotary", |b| rotary(b, positions, layer.rope, layer.head_dim))?;
             kinds.push(KindInputs {
                 kind: layer.kind,
                 slots: input(StepInput::Slots(layer.kind))?,
                 block_table: input(StepInput::BlockTable(layer.kind))?,
                 first_block: input(StepInput::FirstBlock(layer.kind))?,
-                rotary,
             });
         }
         Ok(Step {
@@ -322,13 +334,7 @@ impl<'a> Step<'a> {
             weights,
             groups: Groups::new(groups),
             rank,
-            token_ids: input(StepInput::TokenIds)?,
-            positions,
-            num_tokens: input(StepInput::NumTokens)?,
-            items: input(StepInput::Items)?,
-            num_items: input(StepInput::NumItems)?,
-            logit_rows: input(StepInput::LogitRows)?,
-            per_layer_rows: argument(parameters, arguments, &ParameterRole::PerLayerRows),
+            rows,
             kinds,
             traces: Vec::new(),
         })
@@ -340,17 +346,34 @@ impl<'a> Step<'a> {
         parameters: &[StepParameter],
         arguments: &[Value],
     ) -> Result<Vec<Value>, GraphError> {
-        let pool = argument(parameters, arguments, &ParameterRole::KvPool);
-        let pool = pool.ok_or_else(|| GraphError::Weight { role: "kv_pool".to_owned(), layer: None })?;
-        let stream = b.scope("embed", |b| embedding::embed(b, self))?;
-        self.trace_global("embed", stream);
-        let per_layer = if self.config.text.ple_width > 0 {
-            Some(b.scope("per_layer_embeddings", |b| embedding::per_layer(b, self, stream))?)
-        } else {
-            None
+        let given = |role: &ParameterRole| {
+            let value = argument(parameters, arguments, role);
+            value.ok_or_else(|| GraphError::Weight { role: format!("{role:?}"), layer: None })
         };
-        let (stream, pool) = layers(b, self, stream, per_layer, pool)?;
-        let logits = b.scope("logits", |b| embedding::logits(b, self, stream))?;
+        let pool = given(&ParameterRole::KvPool)?;
+        let wanted = given(&ParameterRole::Input(StepInput::LogitRows))?;
+        let all = self.config.text.layers.len();
+        let from = self.options.fast_prefill_from(self.config);
+
+        let embedded = b.scope("embed", |b| embedding::embed(b, self))?;
+        self.trace_global("embed", embedded);
+        let (mut stream, pool) = layers(b, self, 0..from.unwrap_or(all), (embedded, embedded), pool)?;
+        if let Some(from) = from {
+            let items = given(&ParameterRole::Input(StepInput::LogitItems))?;
+            let num_items = given(&ParameterRole::Input(StepInput::NumLogitItems))?;
+            let wanted = (wanted, self.options.rows);
+            let (rows, embedded) = b.scope("fast_prefill", |b| {
+                self.rows = self.rows.take(b, wanted, (items, num_items))?;
+                self.rows.turn(b, self.config.text.layers.get(from..).unwrap_or_default())?;
+                Ok::<_, GraphError>((b.take(stream, wanted.0, 0)?, b.take(embedded, wanted.0, 0)?))
+            })?;
+            // The pool comes back as it was: nothing is written to it.
+            (stream, _) = layers(b, self, from..all, (rows, embedded), pool)?;
+        }
+        let logits = b.scope("logits", |b| {
+            let rows = if from.is_some() { stream } else { b.take(stream, wanted, 0)? };
+            embedding::logits(b, self, rows)
+        })?;
         Ok(vec![logits, pool])
     }
 
@@ -393,10 +416,6 @@ impl<'a> Step<'a> {
     fn kind(&self, kind: AttentionKind) -> Result<&KindInputs, GraphError> {
         let found = self.kinds.iter().find(|known| known.kind == kind);
         found.ok_or_else(|| GraphError::Weight { role: format!("inputs for {kind} attention"), layer: None })
-    }
-
-    pub(super) fn rotary(&self, kind: AttentionKind) -> Result<Rotary, GraphError> {
-        Ok(self.kind(kind)?.rotary)
     }
 
     pub(super) fn slots(&self, kind: AttentionKind) -> Result<Value, GraphError> {

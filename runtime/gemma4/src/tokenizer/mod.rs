@@ -162,6 +162,12 @@ impl Tokenizer {
         self.token(id).is_some_and(|token| self.inner.tokenizer.get_added_vocabulary().is_special_token(&token))
     }
 
+    /// The control token that is written so.
+    #[must_use]
+    pub fn control_token(&self, text: &str) -> Option<u32> {
+        self.inner.tokenizer.token_to_id(text).filter(|id| self.is_special(*id))
+    }
+
     /// How many tokens the vocabulary has, control tokens included. A model may have more rows than that.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use gemma4_hlo::{ElementType, Shape};
-use gemma4_model::graph::{GraphError, Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepOptions, step};
+use gemma4_model::graph::{
+    GraphError, Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step,
+};
 use gemma4_model::kv::KvLayout;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
@@ -43,6 +45,7 @@ fn options(config: &Config, devices: u64, dtype: DType, kv: DType, layers: Layer
         layers,
         per_layer_table: PerLayerTable::Device,
         kernels: Kernels::Hlo,
+        fast_prefill: true,
         trace: false,
     }
 }
@@ -119,6 +122,25 @@ fn a_table_on_the_host_is_an_argument_less_and_an_input_more() {
     // A model without a table has nothing to leave on the host.
     let dense = published("12b");
     assert_eq!(size(&dense, PerLayerTable::Host), size(&dense, PerLayerTable::Device));
+}
+
+#[test]
+fn fast_prefill_changes_only_steps_that_have_rows_to_skip() {
+    let text = |config: &Config, rows: u64, fast_prefill| {
+        let options = options(config, 4, DType::Bf16, DType::F8E4M3, LayerForm::Looped);
+        let graph = step(config, &StepOptions { rows, fast_prefill, ..options }).expect("a step");
+        let items = graph.parameters.iter().find(|one| one.role == ParameterRole::Input(StepInput::LogitItems));
+        (items.map(|items| items.shape.to_string()), graph.module.text())
+    };
+    let e2b = published("e2b");
+    let (items, on) = text(&e2b, 16, true);
+    assert_eq!(items, Some(Shape::new(ElementType::S32, [16, 3]).to_string()));
+    assert_ne!(on, text(&e2b, 16, false).1);
+    // All 512 rows are wanted.
+    assert_eq!(text(&e2b, 512, true), text(&e2b, 512, false));
+    // No layer borrows keys and values.
+    let dense = published("12b");
+    assert_eq!(text(&dense, 16, true), text(&dense, 16, false));
 }
 
 /// No published model has layers that borrow values stored alone, but a configuration may say so.

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "the loss of narrow types is reported")]
 
 mod caches;
+mod fast;
 mod golden;
 mod runner;
 

@@ -50,6 +50,7 @@ pub(crate) struct How {
     pub(crate) layers: LayerForm,
     pub(crate) per_layer_table: PerLayerTable,
     pub(crate) kernels: Kernels,
+    pub(crate) fast_prefill: bool,
     pub(crate) trace: bool,
 }
 
@@ -63,6 +64,7 @@ impl Default for How {
             layers: LayerForm::Unrolled,
             per_layer_table: PerLayerTable::Device,
             kernels: Kernels::Hlo,
+            fast_prefill: true,
             trace: false,
         }
     }
@@ -99,6 +101,8 @@ struct Sequence {
 pub(crate) enum Rows {
     All,
     LastOfEach,
+    /// As many of each sequence, as a step with drafts has them.
+    Last(usize),
 }
 
 fn element(dtype: DType) -> ElementType {
@@ -199,6 +203,7 @@ impl Runner {
             layers: self.how.layers,
             per_layer_table: self.how.per_layer_table,
             kernels: self.how.kernels,
+            fast_prefill: self.how.fast_prefill,
             trace: self.how.trace,
         }
     }
@@ -231,7 +236,11 @@ impl Runner {
         rows: Rows,
     ) -> (Vec<Vec<f32>>, Vec<Vec<Vec<f32>>>) {
         let sequences = 8;
-        let wanted = if rows == Rows::All { bucket } else { sequences };
+        let wanted = match rows {
+            Rows::All => bucket,
+            Rows::LastOfEach => sequences,
+            Rows::Last(count) => sequences * u64::try_from(count).expect("a small number"),
+        };
         let options = self.options(bucket, sequences, wanted);
         let size = |count: u64| usize::try_from(count).expect("a size");
         for (sequence, tokens) in chunks {
@@ -240,6 +249,7 @@ impl Runner {
         }
 
         let (mut ids, mut positions, mut items, mut logit_rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut logit_items = Vec::new();
         let mut slots: HashMap<AttentionKind, Vec<i32>> = HashMap::new();
         let mut tables: HashMap<AttentionKind, (Vec<i32>, Vec<i32>)> = HashMap::new();
         for kind in AttentionKind::ALL {
@@ -265,9 +275,17 @@ impl Runner {
             for start in (0..tokens.len()).step_by(tile) {
                 items.extend([number(first + start), number(tile.min(tokens.len() - start)), number(place)]);
             }
+            let wanted = logit_rows.len();
             match rows {
                 Rows::All => logit_rows.extend((first..ids.len()).map(number)),
                 Rows::LastOfEach => logit_rows.push(number(ids.len() - 1)),
+                Rows::Last(count) => {
+                    logit_rows.extend((ids.len() - count.min(tokens.len())..ids.len()).map(number));
+                }
+            }
+            for start in (wanted..logit_rows.len()).step_by(tile) {
+                let count = tile.min(logit_rows.len() - start);
+                logit_items.extend([number(start), number(count), number(place)]);
             }
             for (kind, pages, before) in
                 [(AttentionKind::Full, &state.full, 0), (AttentionKind::Sliding, &state.sliding, state.first)]
@@ -284,7 +302,9 @@ impl Runner {
         ids.resize(size(bucket), 7);
         positions.resize(size(bucket), 0);
         items.resize(size(options.items()) * 3, 0);
+        let logit_item_count = logit_items.len() / 3;
         logit_rows.resize(size(wanted), 0);
+        logit_items.resize(size(wanted) * 3, 0);
         let nowhere = number(size(PAGES));
         slots.values_mut().for_each(|slots| {
             while slots.len() < size(bucket) * 2 {
@@ -317,6 +337,8 @@ impl Runner {
                 StepInput::BlockTable(kind) => tables[&kind].0.clone(),
                 StepInput::FirstBlock(kind) => tables[&kind].1.clone(),
                 StepInput::LogitRows => logit_rows.clone(),
+                StepInput::LogitItems => logit_items.clone(),
+                StepInput::NumLogitItems => vec![number(logit_item_count)],
             }
         };
         let devices = self.pool.len();

@@ -6,4 +6,5 @@ mod data;
 mod generation;
 mod helpers;
 mod hostile;
+mod output;
 mod tokenizer;

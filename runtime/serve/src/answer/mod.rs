@@ -3,8 +3,7 @@
 //! Invariant: every chunk of a stream has id, object, created and model, and every choice in it an index; the first chunk of
 //! a chat's choice has the role.
 //!
-//! Pieces of text become `content` right here. A parser of tool calls or of reasoning will sit between the two, in
-//! [`Writer::choice`]: it turns a piece into several kinds of deltas, for streams and whole answers alike.
+//! A stream and a whole answer are the same parts, put together at the end by the client or here.
 
 mod logprobs;
 mod wire;
@@ -17,15 +16,16 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::FutureExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+use gemma4_model::output::Delta;
 use serde::Serialize;
 
 use crate::error::ApiError;
 use crate::fields::Endpoint;
 use crate::generate::{Choice, Finish, OutputToken, Piece, pieces};
 use crate::record::Details;
-use crate::request::TextRequest;
+use crate::request::{Parsing, TextRequest};
 use crate::service::{State, now};
-use wire::{ChatDelta, ChatMessage, Envelope, PromptDetails, Usage, WireChoice};
+use wire::{ChatDelta, ChatMessage, Envelope, PromptDetails, ToolCall, ToolCallDelta, Usage, WireChoice};
 
 /// Chunks that are written at once, if they are there already.
 const CHUNKS_AT_ONCE: usize = 64;
@@ -71,9 +71,11 @@ struct Writer {
 /// An answer up to now.
 #[derive(Default)]
 struct Open {
-    text: String,
+    delta: Delta,
     tokens: Vec<OutputToken>,
     finish: Option<Finish>,
+    /// Whether a tool was called.
+    called: bool,
     /// Characters of the tokens that were written, for the offsets of the older format.
     offset: usize,
     /// Whether a chunk of it was written.
@@ -89,7 +91,7 @@ impl Writer {
         let mut open: BTreeMap<usize, Open> = (0..request.choices()).map(|index| (index, Open::default())).collect();
         if request.echo {
             for (index, open) in &mut open {
-                open.text =
+                open.delta.text =
                     request.prompts.get(index / request.n).map(|prompt| prompt.text.clone()).unwrap_or_default();
             }
         }
@@ -107,19 +109,23 @@ impl Writer {
 
     /// Takes a piece; returns its answer's index if there is something to show.
     fn keep(&mut self, piece: Piece) -> Option<usize> {
-        let Piece { index, text, tokens, finish } = piece;
+        let Piece { index, mut delta, tokens, finish } = piece;
         self.output_tokens += tokens.len();
+        if self.request.parsing.as_ref().is_some_and(|parsing| !parsing.include_reasoning) {
+            delta.thought.clear();
+        }
         let open = self.open.entry(index).or_default();
-        open.text += &text;
+        open.called |= !delta.calls.is_empty();
+        open.delta.append(delta);
         open.tokens.extend(tokens);
         open.finish = finish;
-        (!open.text.is_empty() || open.finish.is_some()).then_some(index)
+        (!open.delta.is_empty() || open.finish.is_some()).then_some(index)
     }
 
     /// What was kept of an answer, as it is written: a chunk's or a whole one.
     fn choice(&mut self, index: usize, chunk: bool) -> WireChoice {
         let open = self.open.entry(index).or_default();
-        let text = std::mem::take(&mut open.text);
+        let Delta { thought, text, calls } = std::mem::take(&mut open.delta);
         let tokens = std::mem::take(&mut open.tokens);
         let first = !std::mem::replace(&mut open.begun, true);
         let chat = self.endpoint == Endpoint::Chat;
@@ -132,18 +138,42 @@ impl Writer {
         let mut choice = WireChoice {
             index,
             logprobs,
-            finish_reason: open.finish.as_ref().map(Finish::reason),
+            finish_reason: open
+                .finish
+                .as_ref()
+                .map(|finish| wire::finish_reason(finish, open.called && !self.request.named_call)),
             stop_reason: open.finish.as_ref().and_then(wire::stop_reason),
             token_ids: ids.then(|| tokens.iter().map(|token| token.id).collect()),
             prompt_token_ids: prompt.filter(|_| ids && first && !chat).map(|prompt| prompt.tokens.clone()),
             ..WireChoice::default()
         };
+        let parsing = self.request.parsing.as_ref();
         match (chat, chunk) {
             (false, _) => choice.text = Some(text),
-            (true, false) => choice.message = Some(ChatMessage { role: "assistant", content: text, refusal: None }),
+            (true, false) => {
+                // As in vLLM: `null` only where there might be something else.
+                let content = (parsing.is_none() || !text.is_empty()).then_some(text);
+                let reasons = parsing.is_some_and(Parsing::tells_reasoning);
+                let reasoning = reasons.then(|| Some(thought).filter(|thought| !thought.is_empty()));
+                choice.message = Some(ChatMessage {
+                    role: "assistant",
+                    content,
+                    refusal: None,
+                    reasoning: reasoning.clone(),
+                    reasoning_content: reasoning,
+                    tool_calls: calls.into_iter().map(ToolCall::from).collect(),
+                });
+            }
             (true, true) => {
-                let content = (first || !text.is_empty()).then_some(text);
-                choice.delta = Some(ChatDelta { role: first.then_some("assistant"), content });
+                let content = (!text.is_empty() || (first && parsing.is_none())).then_some(text);
+                let reasoning = Some(thought).filter(|thought| !thought.is_empty());
+                choice.delta = Some(ChatDelta {
+                    role: first.then_some("assistant"),
+                    content,
+                    reasoning: reasoning.clone(),
+                    reasoning_content: reasoning,
+                    tool_calls: calls.into_iter().map(ToolCallDelta::from).collect(),
+                });
             }
         }
         choice

@@ -1,5 +1,6 @@
 //! The JSON of answers, as OpenAI and vLLM write it.
 
+use gemma4_model::output::CallDelta;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -45,9 +46,17 @@ pub(super) struct WireChoice {
 #[derive(Debug, Serialize)]
 pub(super) struct ChatMessage {
     pub(super) role: &'static str,
-    pub(super) content: String,
+    pub(super) content: Option<String>,
     /// OpenAI's schema has it always.
     pub(super) refusal: Option<String>,
+    /// vLLM's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning: Option<Option<String>>,
+    /// The name that most clients know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning_content: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tool_calls: Vec<ToolCall>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,6 +65,64 @@ pub(super) struct ChatDelta {
     pub(super) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tool_calls: Vec<ToolCallDelta>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Serialize)]
+pub(super) struct ToolCall {
+    id: String,
+    r#type: &'static str,
+    function: Function,
+}
+
+/// What follows of a call. Its first delta has id, type and name, on which strict clients insist; later ones have none of
+/// them, since clients add strings up.
+#[derive(Debug, Serialize)]
+pub(super) struct ToolCallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: Function,
+}
+
+#[derive(Debug, Serialize)]
+struct Function {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+impl From<CallDelta> for ToolCall {
+    fn from(call: CallDelta) -> Self {
+        let function = Function { name: Some(call.name.unwrap_or_default()), arguments: call.arguments };
+        Self { id: call_id(), r#type: "function", function }
+    }
+}
+
+impl From<CallDelta> for ToolCallDelta {
+    fn from(call: CallDelta) -> Self {
+        let begins = call.name.is_some();
+        Self {
+            index: call.index,
+            id: begins.then(call_id),
+            r#type: begins.then_some("function"),
+            function: Function { name: call.name, arguments: call.arguments },
+        }
+    }
+}
+
+/// A name for a call, as vLLM makes them.
+fn call_id() -> String {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    format!("chatcmpl-tool-{high:016x}")
 }
 
 /// Counts of tokens.
@@ -70,6 +137,14 @@ pub(super) struct Usage {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct PromptDetails {
     pub(super) cached_tokens: usize,
+}
+
+/// OpenAI's word for the end of a chat's answer or of a text. As in vLLM, calls that the client named do not change it.
+pub(super) const fn finish_reason(finish: &Finish, called: bool) -> &'static str {
+    match finish {
+        Finish::End | Finish::StopToken(_) | Finish::StopString(_) if called => "tool_calls",
+        _ => finish.reason(),
+    }
 }
 
 pub(super) fn stop_reason(finish: &Finish) -> Option<Value> {

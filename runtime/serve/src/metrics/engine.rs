@@ -27,6 +27,7 @@ pub(super) struct EngineMetrics {
     cache_misses: IntCounter,
     padding: IntCounter,
     computed: IntCounter,
+    skipped: IntCounter,
     reclaimed: IntCounter,
     steps: Arc<Mutex<Steps>>,
 }
@@ -76,6 +77,10 @@ impl EngineMetrics {
             padding: families
                 .counter("gemma4ctl:padding_tokens_total", "Token rows of steps that only filled a bucket.")?,
             computed: families.counter("gemma4ctl:computed_tokens_total", "Token rows of steps that were real.")?,
+            skipped: families.counter(
+                "gemma4ctl:fast_prefill_skipped_tokens_total",
+                "Token rows of steps that were real and that the layers which share KV did not run for.",
+            )?,
             reclaimed: families.counter(
                 "gemma4ctl:window_blocks_reclaimed_total",
                 "Blocks given back because they fell behind a window.",
@@ -103,6 +108,7 @@ impl EngineMetrics {
             (&self.cache_misses, statistics.warm_cache_misses),
             (&self.padding, totals.padding_rows),
             (&self.computed, statistics.computed_tokens),
+            (&self.skipped, statistics.fast_prefill_skipped_tokens),
             (&self.reclaimed, totals.window_blocks_reclaimed),
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));

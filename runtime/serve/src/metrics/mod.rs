@@ -5,6 +5,7 @@
 mod choice;
 mod engine;
 mod families;
+mod speculation;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use prometheus::{Encoder as _, TextEncoder};
 pub(crate) use choice::{ChoiceStats, Group};
 use engine::EngineMetrics;
 use families::{Families, RequestMetrics};
+use speculation::SpeculationMetrics;
 
 use crate::options::ServeOptions;
 
@@ -24,15 +26,20 @@ pub(crate) struct Metrics {
     requests: RequestMetrics,
     /// Locked so that two scrapes at once do not count a difference twice.
     engine: Mutex<EngineMetrics>,
+    /// As in vLLM, there only if the engine speculates.
+    speculation: Option<SpeculationMetrics>,
 }
 
 impl Metrics {
-    pub(crate) fn new(options: &ServeOptions) -> Result<Self, prometheus::Error> {
+    /// The series of a service; `statistics` are those of its engine at the start.
+    pub(crate) fn new(options: &ServeOptions, statistics: &Statistics) -> Result<Self, prometheus::Error> {
         let model = options.model_names.first().cloned().unwrap_or_default();
         let families = Families::new(&model);
         let requests = RequestMetrics::new(&families, options.max_model_len)?;
         let engine = Mutex::new(EngineMetrics::new(&families, &options.cache_config)?);
-        Ok(Self { families, requests, engine })
+        let speculation = statistics.speculation.as_ref();
+        let speculation = speculation.map(|totals| SpeculationMetrics::new(&families, totals)).transpose()?;
+        Ok(Self { families, requests, engine, speculation })
     }
 
     /// A request was answered.
@@ -46,6 +53,9 @@ impl Metrics {
     pub(crate) fn text(&self, statistics: &Statistics) -> Result<Vec<u8>, prometheus::Error> {
         let engine = self.engine.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         engine.copy(statistics);
+        if let (Some(metrics), Some(totals)) = (&self.speculation, &statistics.speculation) {
+            metrics.copy(totals);
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.families.registry.gather(), &mut text)?;
         Ok(text)

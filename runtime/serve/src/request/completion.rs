@@ -1,5 +1,6 @@
 //! `/v1/completions`.
 
+use gemma4_model::output::Before;
 use serde_json::{Map, Value};
 
 use super::take::{token, wrong};
@@ -43,6 +44,7 @@ pub(crate) fn completion(state: &State, body: Map<String, Value>) -> Result<Text
     request.echo = echo;
     request.max_tokens = max_tokens;
     request.logprobs = logprobs.and_then(|count| usize::try_from(count).ok());
+    request.constrain(state, Before::Nothing, None)?;
     request.with_prompts(state, "prompt", prompts, DEFAULT_MAX_TOKENS)
 }
 

@@ -4,16 +4,23 @@
 
 mod chat;
 mod completion;
+mod message;
+mod parsing;
 mod sampling;
+mod structured;
 mod take;
 mod tokenize;
+mod tools;
 
+use gemma4_engine::constraint::Constraint;
 use gemma4_engine::engine::GenerationRequest;
 use gemma4_engine::sampling::SamplingParams;
+use gemma4_model::output::{Before, FormCalls};
 use serde_json::{Map, Value};
 
 pub(crate) use chat::chat;
 pub(crate) use completion::completion;
+pub(crate) use parsing::Parsing;
 pub(crate) use take::{Take, object};
 pub(crate) use tokenize::{detokenize, tokenize};
 
@@ -39,6 +46,13 @@ pub(crate) struct TextRequest {
     default_max_tokens: usize,
     pub(crate) min_tokens: usize,
     pub(crate) stop_tokens: Vec<u32>,
+    /// Whether the checkpoint's end tokens end nothing.
+    ignore_eos: bool,
+    /// What the text of an answer has to be, until it is compiled.
+    answer: Option<structured::Answer>,
+    constraint: Option<Constraint>,
+    /// Whether the client said which tool is called.
+    pub(crate) named_call: bool,
     pub(crate) logprobs: Option<usize>,
     salt: Vec<u8>,
     pub(crate) stop: Vec<String>,
@@ -46,6 +60,8 @@ pub(crate) struct TextRequest {
     pub(crate) skip_special_tokens: bool,
     pub(crate) return_token_ids: bool,
     pub(crate) echo: bool,
+    /// How a chat's answers are told apart; `None`: they are text.
+    pub(crate) parsing: Option<Parsing>,
     /// `None`: one answer at the end.
     pub(crate) stream: Option<StreamOptions>,
 }
@@ -83,6 +99,7 @@ impl TextRequest {
             min_tokens: self.min_tokens,
             stop_tokens: self.stop_tokens.clone(),
             sampling,
+            constraint: self.constraint.clone(),
             logprobs: self.logprobs,
             salt: self.salt.clone(),
         })
@@ -96,7 +113,8 @@ impl TextRequest {
         let stream = stream(take)?;
         let min_tokens = take.size("min_tokens", 0)?.unwrap_or_default();
         let (stop, include_stop) = (sampling::stop(take)?, take.flag("include_stop_str_in_output")?.unwrap_or(false));
-        let stop_tokens = sampling::stop_tokens(state, take)?;
+        let ignore_eos = take.flag("ignore_eos")?.unwrap_or(false);
+        let stop_tokens = sampling::stop_tokens(state, take, ignore_eos)?;
         let request = Self {
             model,
             prompts: Vec::new(),
@@ -106,6 +124,10 @@ impl TextRequest {
             default_max_tokens: usize::MAX,
             min_tokens,
             stop_tokens,
+            ignore_eos,
+            answer: structured::take(take)?,
+            constraint: None,
+            named_call: false,
             logprobs: None,
             salt: sampling::salt(take)?,
             stop,
@@ -113,6 +135,7 @@ impl TextRequest {
             skip_special_tokens: take.flag("skip_special_tokens")?.unwrap_or(true),
             return_token_ids: take.flag("return_token_ids")?.unwrap_or(false),
             echo: false,
+            parsing: None,
             stream,
         };
         match fields.keys().next() {
@@ -120,6 +143,16 @@ impl TextRequest {
             Some(name) => Err(ApiError::unsupported(name.as_str(), "it is not implemented")),
             None => Ok(request),
         }
+    }
+
+    /// Compiles what the answers have to be.
+    fn constrain(&mut self, state: &State, before: Before, calls: Option<FormCalls>) -> Result<(), ApiError> {
+        self.constraint = structured::constraint(state, before, calls, self.answer.take())?;
+        if self.constraint.is_some() && self.ignore_eos {
+            let why = "an answer that has a grammar, or has to call a tool, ends where its grammar does";
+            return Err(ApiError::unsupported("ignore_eos", why));
+        }
+        Ok(())
     }
 
     /// Sets the prompts and bounds the tokens, as vLLM does: what was asked for has to fit, the default is cut to fit.

@@ -73,11 +73,12 @@ fn logit_bias(state: &State, take: &mut Map<String, Value>) -> Result<Vec<(u32, 
 }
 
 /// What ends an answer: the checkpoint's tokens unless they are ignored, and the client's.
-pub(super) fn stop_tokens(state: &State, take: &mut Map<String, Value>) -> Result<Vec<u32>, ApiError> {
-    let mut tokens = match take.flag("ignore_eos")?.unwrap_or(false) {
-        true => Vec::new(),
-        false => state.generation.eos_token_ids.clone(),
-    };
+pub(super) fn stop_tokens(
+    state: &State,
+    take: &mut Map<String, Value>,
+    ignore_eos: bool,
+) -> Result<Vec<u32>, ApiError> {
+    let mut tokens = if ignore_eos { Vec::new() } else { state.generation.eos_token_ids.clone() };
     let asked = take.list("stop_token_ids")?.unwrap_or_default();
     let known = |value: &Value| token(value).filter(|token| state.is_token(*token));
     let asked: Option<Vec<u32>> = asked.iter().map(known).collect();

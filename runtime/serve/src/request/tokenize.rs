@@ -5,11 +5,12 @@ use serde_json::{Map, Value};
 use super::Take as _;
 use super::chat::Conversation;
 use super::take::{token, wrong};
+use super::tools;
 use crate::error::ApiError;
 use crate::service::State;
 
 /// Fields that vLLM knows and that are not served.
-const REFUSED: [&str; 5] = ["tools", "chat_template", "mm_processor_kwargs", "continue_final_message", "documents"];
+const REFUSED: [&str; 4] = ["chat_template", "mm_processor_kwargs", "continue_final_message", "documents"];
 
 /// Reads a request: its tokens, and whether their texts are wanted too.
 pub(crate) fn tokenize(state: &State, mut body: Map<String, Value>) -> Result<(Vec<u32>, bool), ApiError> {
@@ -25,7 +26,8 @@ pub(crate) fn tokenize(state: &State, mut body: Map<String, Value>) -> Result<(V
         }
         None if take.get("messages").is_none_or(Value::is_null) => return Err(ApiError::missing("prompt")),
         None => {
-            let conversation = Conversation::take(take, false)?;
+            let mut conversation = Conversation::take(take, false)?;
+            conversation.input.tools = tools::declared(take)?.map(|(values, _)| values);
             refuse_rest(body)?;
             conversation.tokens(state)?
         }

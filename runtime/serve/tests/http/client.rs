@@ -99,12 +99,21 @@ pub(crate) struct Streamed {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamedChoice {
     pub(crate) text: String,
+    pub(crate) reasoning: String,
+    pub(crate) calls: Vec<StreamedCall>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Option<String>,
     pub(crate) logprobs: Vec<Value>,
     /// Text after each chunk.
     pub(crate) seen: Vec<String>,
     begun: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StreamedCall {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
 }
 
 /// Reads the events of a stream as strictly as the strictest client: each is one `data:` line and an empty one; each chunk has
@@ -160,6 +169,13 @@ impl Streamed {
             let delta = choice["delta"].as_object().expect("a delta");
             let role = (!into.begun).then(|| Value::from("assistant"));
             assert_eq!(delta.get("role"), role.as_ref(), "{choice}");
+            let known = ["role", "content", "reasoning", "reasoning_content", "tool_calls"];
+            assert!(delta.keys().all(|key| known.contains(&key.as_str())), "{choice}");
+            assert_eq!(delta.get("reasoning"), delta.get("reasoning_content"), "{choice}");
+            into.reasoning += delta.get("reasoning").map_or("", |text| text.as_str().expect("text"));
+            for call in delta.get("tool_calls").map_or(&[][..], |calls| calls.as_array().expect("calls")) {
+                into.call(call);
+            }
             delta.get("content").map_or("", |content| content.as_str().expect("text"))
         } else {
             choice["text"].as_str().expect("text")
@@ -174,6 +190,27 @@ impl Streamed {
         into.finish = choice["finish_reason"].as_str().map(str::to_owned);
         if !choice["logprobs"].is_null() {
             into.logprobs.push(choice["logprobs"].clone());
+        }
+    }
+}
+
+impl StreamedChoice {
+    /// A call's first delta has everything that strict clients ask for, and no later one has what clients would add up.
+    #[track_caller]
+    fn call(&mut self, call: &Value) {
+        let index = usize::try_from(call["index"].as_u64().expect("an index")).expect("small");
+        let arguments = call["function"]["arguments"].as_str().expect("arguments");
+        if index == self.calls.len() {
+            assert_eq!(call["type"], "function", "{call}");
+            let text = |value: &Value| value.as_str().expect("text").to_owned();
+            let (id, name) = (text(&call["id"]), text(&call["function"]["name"]));
+            assert!(self.calls.iter().all(|other| other.id != id) && !name.is_empty(), "{call}");
+            self.calls.push(StreamedCall { id, name, arguments: arguments.to_owned() });
+        } else {
+            assert_eq!(index + 1, self.calls.len(), "a call goes on after the next began: {call}");
+            assert_eq!(call.as_object().expect("an object").keys().collect::<Vec<_>>(), ["index", "function"]);
+            assert_eq!(call["function"].as_object().expect("an object").len(), 1, "{call}");
+            self.calls[index].arguments += arguments;
         }
     }
 }

@@ -10,4 +10,7 @@ mod operations;
 mod refused;
 mod setup;
 mod shutdown;
+mod structured;
 mod text;
+mod thinking;
+mod tools;

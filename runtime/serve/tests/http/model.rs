@@ -66,6 +66,48 @@ impl Door {
     }
 }
 
+/// A model that says what it is told to, and then ends its turn.
+#[derive(Clone, Default)]
+pub(crate) struct Script(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    tokens: Vec<u32>,
+    /// Where the prompt of the request ends that runs.
+    base: u32,
+    last: Option<u32>,
+}
+
+impl Script {
+    /// Has every request answered with these tokens. Requests come one after another, or with the same prompt.
+    pub(crate) fn say(&self, tokens: &[u32]) {
+        self.0.lock().expect("a lock").tokens = tokens.to_vec();
+    }
+
+    fn next(&self, position: u32) -> u32 {
+        let mut told = self.0.lock().expect("a lock");
+        // A position that does not go on begins another request.
+        if !told.last.is_some_and(|last| position == last || position == last + 1) {
+            told.base = position;
+        }
+        told.last = Some(position);
+        let said = usize::try_from(position - told.base).expect("a place");
+        told.tokens.get(said).copied().unwrap_or(END)
+    }
+}
+
+impl Runner for Script {
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
+        let positions = batch.input(StepInput::Positions);
+        let mut values = Vec::new();
+        for row in &batch.input(StepInput::LogitRows)[..batch.logits()] {
+            let best = self.next(positions[usize::try_from(*row).expect("a row")].cast_unsigned());
+            values.extend((0..VOCABULARY).map(|token| if token == best { 9.0_f32 } else { 0.0 }));
+        }
+        Ok(Logits::new(values, VOCABULARY as usize))
+    }
+}
+
 pub(crate) struct Arithmetic {
     pub(crate) door: Arc<Door>,
     /// Every sequence ends when it has so many tokens.

@@ -67,8 +67,9 @@ def refused(kind, param, **arguments):
 
 refused(openai.BadRequestError, "temperature", temperature=3)
 refused(openai.BadRequestError, "tools", tools=[{"type": "function", "function": {"name": "f"}}])
-refused(openai.BadRequestError, "response_format", response_format={"type": "json_object"})
-refused(openai.BadRequestError, "reasoning_effort", reasoning_effort="high")
+nameless = {"type": "json_schema", "json_schema": {}}
+refused(openai.BadRequestError, "response_format.json_schema.name", response_format=nameless)
+refused(openai.BadRequestError, "reasoning_effort", reasoning_effort="fairly high")
 refused(openai.NotFoundError, "model", model="gpt-4")
 
 

@@ -125,6 +125,37 @@ fn metrics_count_what_happened() {
     });
 }
 
+#[test]
+fn drafts_are_counted_and_change_no_answer() {
+    let (plain, drafting) = (Server::new(), Setup { drafts: Some(3), ..Setup::default() }.start());
+    run(async {
+        for body in [
+            json!({"prompt": (600..640).collect::<Vec<u32>>(), "max_tokens": 120, "logprobs": 2}),
+            json!({"prompt": "a", "max_tokens": 60, "temperature": 0.8, "seed": 4, "n": 3}),
+            json!({"prompt": "a", "max_tokens": 60, "stop": "éé"}),
+        ] {
+            let expected = post(plain.address, "/v1/completions", &body).await.json();
+            let answer = post(drafting.address, "/v1/completions", &body).await.json();
+            assert_eq!((&answer["choices"], &answer["usage"]), (&expected["choices"], &expected["usage"]));
+        }
+        let metrics = get(drafting.address, "/metrics").await;
+        let text = metrics.text();
+        let counted = |name: &str| value(text, &labels(name));
+        let drafts = counted("vllm:spec_decode_num_drafts_total");
+        let tokens = counted("vllm:spec_decode_num_draft_tokens_total");
+        let accepted = counted("vllm:spec_decode_num_accepted_tokens_total");
+        assert!(accepted > 0.0 && tokens > accepted && drafts * 3.0 >= tokens, "{drafts} {tokens} {accepted}");
+        let at = |position: u32| {
+            let labels = format!("{{engine=\"0\",model_name=\"{MODEL}\",position=\"{position}\"}}");
+            value(text, &format!("vllm:spec_decode_num_accepted_tokens_per_pos_total{labels}"))
+        };
+        assert_eq!((0..3).map(at).sum::<f64>(), accepted);
+        assert!(text.contains("# TYPE gemma4ctl:declined_draft_tokens_total counter"));
+        // As with vLLM, an engine without drafts has no such series.
+        assert!(!get(plain.address, "/metrics").await.text().contains("draft"));
+    });
+}
+
 /// The names that the rules, the dashboard and the autoscaler of this repository read from an engine.
 #[test]
 fn everything_that_alerts_and_dashboards_read_is_there() {
@@ -146,15 +177,11 @@ fn everything_that_alerts_and_dashboards_read_is_there() {
         }
     }
     assert!(names.len() > 10, "{names:?}");
-    let server = Server::new();
+    let server = Setup { drafts: Some(3), ..Setup::default() }.start();
     run(async {
         assert_eq!(post(server.address, "/v1/completions", &json!({"prompt": "a"})).await.status, 200);
         let metrics = get(server.address, "/metrics").await;
         for name in names {
-            // Speculation is not there yet, so neither are its series.
-            if name.starts_with("vllm:spec_decode_") {
-                continue;
-            }
             let family = format!("# TYPE {} ", name.trim_end_matches("_bucket"));
             assert!(metrics.text().contains(&family), "{name} is missing");
         }
@@ -185,7 +212,8 @@ fn the_openapi_document_describes_what_is_there() {
         let schema = document.pointer("/components/schemas/ChatRequest").expect("a schema");
         assert_eq!(schema["additionalProperties"], false);
         assert!(
-            schema["properties"]["tools"]["enum"] == json!([[], null]) && schema["properties"].get("audio").is_none()
+            schema["properties"]["function_call"]["enum"] == json!(["none", null])
+                && schema["properties"].get("audio").is_none()
         );
     });
 }

@@ -1,10 +1,11 @@
 //! What is refused, and how.
 
+use gemma4_serve::Parsers;
 use gemma4_serve::fields::{Endpoint, Support, fields};
 use serde_json::{Value, json};
 
 use crate::client::{call, get, post};
-use crate::setup::{MODEL, Server, run};
+use crate::setup::{MODEL, Server, Setup, run};
 
 fn body(endpoint: Endpoint) -> (&'static str, Value) {
     match endpoint {
@@ -50,6 +51,11 @@ fn example(endpoint: Endpoint, name: &str) -> Value {
         "stream_options" => json!({"include_usage": true}),
         "stop" => json!(["x", "yz"]),
         "stop_token_ids" => json!([5]),
+        "tools" => json!([{"type": "function", "function": {"name": "f"}}]),
+        "tool_choice" => json!("none"),
+        "response_format" => json!({"type": "json_object"}),
+        "structured_outputs" => json!({"choice": ["x", "y"]}),
+        "reasoning_effort" => json!("low"),
         "logit_bias" => json!({"5": 1.5}),
         "metadata" => json!({"a": "b"}),
         "logprobs" if endpoint == Endpoint::Completions => json!(2),
@@ -64,7 +70,9 @@ fn example(endpoint: Endpoint, name: &str) -> Value {
 
 #[test]
 fn every_field_is_served_or_refused_by_name() {
-    let server = Server::new();
+    let mut setup = Setup::default();
+    setup.options.parsers = Parsers { tool_calls: true, auto_tool_choice: true, reasoning: true };
+    let server = setup.start();
     run(async {
         for endpoint in [Endpoint::Chat, Endpoint::Completions] {
             let (path, body) = body(endpoint);
@@ -216,7 +224,15 @@ fn messages_are_held_against_what_the_template_reads() {
             (json!(["a"]), "messages[0]"),
             (json!([{"content": "a"}]), "messages[0].role"),
             (json!([{"role": "wizard", "content": "a"}]), "messages[0].role"),
-            (json!([{"role": "tool", "content": "a"}]), "messages[0].role"),
+            (json!([{"role": "tool", "content": "a"}]), "messages[0].tool_call_id"),
+            (json!([{"role": "tool", "content": "a", "tool_call_id": "x"}]), "messages[0].tool_call_id"),
+            (json!([{"role": "function", "content": "a"}]), "messages[0].role"),
+            (json!([{"role": "user", "content": "a", "tool_calls": []}]), "messages[0].tool_calls"),
+            (json!([{"role": "user", "content": "a", "reasoning": "b"}]), "messages[0].reasoning"),
+            (
+                json!([{"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "c"}]),
+                "messages[0].reasoning_content",
+            ),
             (json!([{"role": "user"}]), "messages[0].content"),
             (json!([{"role": "user", "content": null}]), "messages[0].content"),
             (json!([{"role": "user", "content": 5}]), "messages[0].content"),
@@ -229,7 +245,7 @@ fn messages_are_held_against_what_the_template_reads() {
             ),
             (
                 json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [{}]}]),
-                "messages[1].tool_calls",
+                "messages[1].tool_calls[0].id",
             ),
             (json!([{"role": "user", "content": "a", "mood": "fine"}]), "messages[0].mood"),
             (json!([{"role": "user", "content": "a", "name": 5}]), "messages[0].name"),

@@ -1,0 +1,99 @@
+//! The portable form of each kernel beside the one that this processor runs: where there is AVX2, no other test runs the first.
+
+use half::bf16;
+use proptest::prelude::*;
+
+use crate::blocked::Blocked;
+use crate::dot::Dots;
+use crate::linear::{Form, arrange, few, many};
+use crate::number::Number;
+use crate::softmax::{Weigh, Weights, weigh, weights_of};
+use crate::vectors::Lanes;
+
+fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
+    proptest::collection::vec((-4096_i16..4096).prop_map(|number| f32::from(number) / 1024.0), count)
+}
+
+/// Equal but for the order of sums.
+fn near(left: &[f32], right: &[f32]) {
+    assert_eq!(left.len(), right.len());
+    for (left, right) in left.iter().zip(right) {
+        assert!((left - right).abs() <= 1e-4 * (1.0 + left.abs()), "{left} and {right}");
+    }
+}
+
+fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f32]) {
+    let weights: Vec<W> = w.iter().map(|weight| W::narrow(*weight)).collect();
+    let mut portable = vec![0.0; rows * tokens];
+    Dots { inputs: x, weights: &weights, width, out: &mut portable }.run::<8, false>();
+    let mut arranged = x.to_vec();
+    arrange::<W>(&mut arranged, width, Form::Few);
+    let mut ours = vec![0.0; rows * tokens];
+    few(&arranged, &weights, width, &mut ours);
+    near(&portable, &ours);
+
+    let stride = rows.next_multiple_of(16);
+    let inputs: Vec<W> = x.iter().map(|input| W::narrow(*input)).collect();
+    let (mut portable, mut ours) = (vec![0.0; tokens * stride], vec![0.0; tokens * stride]);
+    Blocked { inputs: &inputs, weights: &weights, width, out: &mut portable, stride }.run::<8, false>();
+    many(&inputs, &weights, width, &mut ours, stride);
+    for (portable, ours) in portable.chunks(stride).zip(ours.chunks(stride)) {
+        near(&portable[..rows], &ours[..rows]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_product(
+        (tokens, rows, width, x, w) in (1_usize..16, 1_usize..40, 1_usize..290).prop_flat_map(|(tokens, rows, width)| {
+            (Just(tokens), Just(rows), Just(width), numbers(tokens * width), numbers(rows * width))
+        }),
+    ) {
+        products::<f32>(tokens, rows, width, &x, &w);
+        products::<bf16>(tokens, rows, width, &x, &w);
+    }
+
+    #[test]
+    fn any_softmax_and_what_it_weighs(
+        (rows, keys, width, scores, values) in (1_usize..9, 1_usize..40, 1_usize..70).prop_flat_map(|(rows, keys, width)| {
+            (Just(rows), Just(keys), Just(width), numbers(rows * keys), numbers(keys * width))
+        }),
+        masked in 0_usize..40,
+        before in prop_oneof![Just(f32::NEG_INFINITY), -9.0_f32..9.0],
+    ) {
+        let mut scores = scores;
+        for row in scores.chunks_exact_mut(keys) {
+            row.iter_mut().take(masked).for_each(|score| *score = f32::NEG_INFINITY);
+            let mut portable = row.to_vec();
+            let (most, sum) = Weights { scores: &mut portable, most: before }.run::<8, false>();
+            let (found, total) = weights_of(row, before);
+            prop_assert_eq!(most, found);
+            near(&[sum], &[total]);
+            near(&portable, row);
+        }
+        let rescale: Vec<f32> = (0..rows).map(|row| 1.0 / (1 + row) as f32).collect();
+        let mut portable: Vec<f32> = (0..rows * width).map(|at| (at % 7) as f32).collect();
+        let mut ours = portable.clone();
+        let (weights, values) = (&scores, &values);
+        Weigh { weights, values, width, rescale: &rescale, total: &mut portable }.run::<8, false>();
+        weigh(weights, values, width, &rescale, &mut ours);
+        near(&portable, &ours);
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_or_none_at_all() {
+    for scores in
+        [vec![f32::NAN; 20], vec![f32::NEG_INFINITY; 20], [vec![1.0; 9], vec![f32::NAN], vec![2.0; 9]].concat()]
+    {
+        let (mut portable, mut ours) = (scores.clone(), scores);
+        let (most, sum) = Weights { scores: &mut portable, most: f32::NEG_INFINITY }.run::<8, false>();
+        let (found, total) = weights_of(&mut ours, f32::NEG_INFINITY);
+        assert_eq!((most, sum.is_nan()), (found, total.is_nan()));
+        for (portable, ours) in portable.iter().zip(&ours) {
+            assert!(portable.is_nan() == ours.is_nan() && (portable.is_nan() || (portable - ours).abs() < 1e-6));
+        }
+    }
+}
