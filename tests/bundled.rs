@@ -111,7 +111,7 @@ fn hit_step(plan: &Plan) -> usize {
     blocks.into_iter().fold(1, |left, right| common(left, right).expect("left * right"))
 }
 
-/// All prompts at once, several times over, then each alone.
+/// All prompts at once, several times over, then each alone, twice.
 fn all_goldens(booted: &Booted, plan: &Plan, name: &str) {
     let goldens = goldens(name);
     let order: Vec<&Golden> = goldens.iter().chain(goldens.iter().rev()).chain(&goldens).collect();
@@ -123,10 +123,14 @@ fn all_goldens(booted: &Booted, plan: &Plan, name: &str) {
         assert_eq!(tokens, golden.greedy, "{name}, request {at}");
     }
     for golden in &goldens {
-        let (tokens, cached) = collect(engine.submit(greedy(golden)).expect("taken"));
-        assert_eq!(tokens, golden.greedy, "{name}, a prompt of {} tokens alone", golden.prompt.len());
-        let hits = (golden.prompt.len() - 1) / hit_step(plan);
-        assert!(hits == 0 || cached > 0, "its prefix of {} tokens was computed before", golden.prompt.len());
+        // The first time, others may have taken its pages since.
+        for again in [false, true] {
+            let (tokens, cached) = collect(engine.submit(greedy(golden)).expect("taken"));
+            assert_eq!(tokens, golden.greedy, "{name}, a prompt of {} tokens alone", golden.prompt.len());
+            let hits = (golden.prompt.len() - 1) / hit_step(plan);
+            let found = !again || hits == 0 || cached > 0;
+            assert!(found, "{name}, a prefix of {} tokens was computed just before", golden.prompt.len());
+        }
     }
     let statistics = engine.statistics();
     assert_eq!(statistics.compiles_while_serving, 0);

@@ -364,7 +364,7 @@ impl<Q: Number> Item<'_, Q> {
             }
             let scores = &mut scores[..rows * columns];
             if rows < PANELS_FROM {
-                few::<f32>(keys, &queries, width, scores);
+                few::<f32, f32>(keys, &queries, width, scores);
             } else {
                 many::<f32, f32>(&queries, keys, width, scores, columns);
             }

@@ -4,7 +4,7 @@
 //! written for the instructions. Both have the form of [`crate::dot`] and [`crate::blocked`].
 //!
 //! A vector of 16 bfloat16 becomes two of f32 with one instruction each, a shift and a mask, if one takes the even elements and
-//! the other the odd ones: [`arrange`] puts inputs in that order, once for all rows of a matrix.
+//! the other the odd ones: [`spread`] puts inputs in that order, once for all rows of a matrix.
 
 use std::arch::x86_64::{
     __m256, __m256i, _CMP_NLT_UQ, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps,
@@ -25,7 +25,7 @@ const DEPTH: usize = 256;
 /// Columns of a panel: two vectors.
 const PANEL: usize = 16;
 
-/// Two vectors of f32: 16 elements of a row in the order of [`arrange`].
+/// Two vectors of f32: 16 elements of a row in the order of [`spread`].
 type Pair = [__m256; 2];
 
 /// Loads 16 weights.
@@ -50,23 +50,8 @@ fn input(from: &[f32; PAIR]) -> Pair {
     load(from)
 }
 
-/// Puts every 16 elements of rows in the order in which [`dots`] has them of weights of type `W`: the even ones in front of the
-/// odd ones, where those are bfloat16. What is left at the end of a row stays.
-pub(crate) fn arrange<W: Pairs>(rows: &mut [f32], width: usize) {
-    if !W::IS_BF16 {
-        return;
-    }
-    for row in rows.chunks_exact_mut(width) {
-        for part in row.as_chunks_mut::<PAIR>().0 {
-            let from = *part;
-            for (at, element) in from.iter().enumerate() {
-                part[at / 2 + at % 2 * (PAIR / 2)] = *element;
-            }
-        }
-    }
-}
-
-/// Widens a row into the order of [`arrange`].
+/// Widens a row, every 16 elements of it into the order in which [`dots`] has those of weights of the same type: the even ones in
+/// front of the odd ones, where those are bfloat16. What is left at the end of a row stays.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn spread<W: Number>(from: &[W], to: &mut [f32]) {
     let whole = from.len() / PAIR * PAIR;
@@ -78,7 +63,7 @@ pub(crate) fn spread<W: Number>(from: &[W], to: &mut [f32]) {
     }
 }
 
-/// `out[row][token] = weights[row] . inputs[token]`: products of few rows, of which [`arrange`] has set the order.
+/// `out[row][token] = weights[row] . inputs[token]`: products of few rows, of which [`spread`] has set the order.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn dots<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &mut [f32]) {
     let tokens = inputs.len() / width;

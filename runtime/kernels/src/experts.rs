@@ -1,7 +1,9 @@
 //! The mixture of experts: each expert's weights are read once for all its rows, and not at all where it has none.
 
+use std::ops::Range;
+
 use crate::functions::gated;
-use crate::linear::{Form, arrange, columns, sums};
+use crate::linear::{Inputs, columns};
 use crate::number::Number;
 use crate::threads::{self, Shared};
 
@@ -64,51 +66,42 @@ impl<W: Number> Experts<'_, W> {
         }
         let (order, runs) = self.sort(experts);
 
-        let mut rows = vec![0.0_f32; order.len() * hidden];
+        let mut rows = vec![W::default(); order.len() * hidden];
         for (pair, row) in order.iter().zip(rows.chunks_exact_mut(hidden)) {
-            let from = &self.inputs[pair / top_k * hidden..][..hidden];
-            row.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+            row.copy_from_slice(&self.inputs[pair / top_k * hidden..][..hidden]);
         }
-        for run in &runs {
-            arrange::<W>(&mut rows[run.first * hidden..][..run.count * hidden], hidden, Form::of(run.count));
-        }
-        let mut inners = vec![0.0_f32; order.len() * inner];
+        let inputs = of_runs(&runs, &rows, hidden);
+        let mut inners = vec![W::default(); order.len() * inner];
         let shared = Shared::new(&mut inners);
         over(
             &runs,
             inner,
-            |run| columns::<W>(run.count, Form::of(run.count), hidden),
-            |run, first, count| {
-                let form = Form::of(run.count);
-                let rows = &rows[run.first * hidden..][..run.count * hidden];
+            |run| columns::<W>(run.count, hidden),
+            |number, run, columns| {
                 let weights = &self.gate_up[run.expert * 2 * each..][..2 * each];
-                let mut gate = sums(rows, &weights[first * hidden..][..count * hidden], hidden, form);
-                let up = sums(rows, &weights[(inner + first) * hidden..][..count * hidden], hidden, form);
-                gated::<W>(&mut gate.values, &up.values);
+                let (gates, ups) = weights.split_at(each);
+                let mut gate = inputs[number].sums(gates, &columns, &(0..run.count));
+                gated::<W>(&mut gate.values, &inputs[number].sums(ups, &columns, &(0..run.count)).values);
                 for row in 0..run.count {
                     // SAFETY: each piece has rows and columns of its own.
-                    let to = unsafe { shared.part((run.first + row) * inner + first, count) };
-                    to.iter_mut().enumerate().for_each(|(column, to)| *to = gate.at(row, column));
+                    let to = unsafe { shared.part((run.first + row) * inner + columns.start, columns.len()) };
+                    to.iter_mut().enumerate().for_each(|(column, to)| *to = W::narrow(gate.at(row, column)));
                 }
             },
         );
-        for run in &runs {
-            arrange::<W>(&mut inners[run.first * inner..][..run.count * inner], inner, Form::of(run.count));
-        }
+        let inputs = of_runs(&runs, &inners, inner);
         let mut results = vec![0.0_f32; pairs * hidden];
         let shared = Shared::new(&mut results);
         over(
             &runs,
             hidden,
-            |run| columns::<W>(run.count, Form::of(run.count), inner),
-            |run, first, count| {
-                let form = Form::of(run.count);
-                let rows = &inners[run.first * inner..][..run.count * inner];
+            |run| columns::<W>(run.count, inner),
+            |number, run, columns| {
                 let weights = &self.down[run.expert * each..][..each];
-                let sums = sums(rows, &weights[first * inner..][..count * inner], inner, form);
+                let sums = inputs[number].sums(weights, &columns, &(0..run.count));
                 for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
                     // SAFETY: a pair has one expert, and each piece has columns of its own.
-                    let to = unsafe { shared.part(pair * hidden + first, count) };
+                    let to = unsafe { shared.part(pair * hidden + columns.start, columns.len()) };
                     to.iter_mut().enumerate().for_each(|(column, to)| *to = W::narrow(sums.at(row, column)).widen());
                 }
             },
@@ -148,17 +141,23 @@ impl<W: Number> Experts<'_, W> {
     }
 }
 
-/// `piece(run, first column, number of columns)` for all runs and columns, on all threads.
-fn over(runs: &[Run], width: usize, each: impl Fn(&Run) -> usize, piece: impl Fn(&Run, usize, usize) + Sync) {
-    let pieces: Vec<(&Run, usize, usize)> = runs
+/// The rows of each run as inputs.
+fn of_runs<'a, W: Number>(runs: &[Run], rows: &'a [W], width: usize) -> Vec<Inputs<'a, W>> {
+    runs.iter().map(|run| Inputs::new(&rows[run.first * width..][..run.count * width], width)).collect()
+}
+
+/// `piece(number of the run, run, columns)` for all runs and columns, on all threads.
+fn over(runs: &[Run], width: usize, each: impl Fn(&Run) -> usize, piece: impl Fn(usize, &Run, Range<usize>) + Sync) {
+    let pieces: Vec<(usize, &Run, Range<usize>)> = runs
         .iter()
-        .flat_map(|run| {
+        .enumerate()
+        .flat_map(|(number, run)| {
             let each = each(run);
-            (0..width).step_by(each).map(move |first| (run, first, each.min(width - first)))
+            (0..width).step_by(each).map(move |first| (number, run, first..width.min(first + each)))
         })
         .collect();
-    threads::share(pieces.len(), |number| {
-        let (run, first, count) = pieces[number];
-        piece(run, first, count);
+    threads::share(pieces.len(), |place| {
+        let (number, run, columns) = &pieces[place];
+        piece(*number, run, columns.clone());
     });
 }

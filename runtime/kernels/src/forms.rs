@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::blocked::Blocked;
 use crate::dot::Dots;
-use crate::linear::{Form, arrange, few, many};
+use crate::linear::{PANEL, few, many, spread};
 use crate::number::Number;
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
 use crate::vectors::Lanes;
@@ -23,23 +23,29 @@ fn near(left: &[f32], right: &[f32]) {
 }
 
 fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f32]) {
-    let weights: Vec<W> = w.iter().map(|weight| W::narrow(*weight)).collect();
+    let of = |numbers: &[f32]| -> Vec<W> { numbers.iter().map(|number| W::narrow(*number)).collect() };
+    let (inputs, weights) = (of(x), of(w));
+    let x: Vec<f32> = inputs.iter().map(|input| input.widen()).collect();
     let mut portable = vec![0.0; rows * tokens];
-    Dots { inputs: x, weights: &weights, width, out: &mut portable }.run::<8, false>();
-    let mut arranged = x.to_vec();
-    arrange::<W>(&mut arranged, width, Form::Few);
+    Dots { inputs: &x, weights: &weights, width, out: &mut portable }.run::<8, false>();
+    let mut wide = vec![0.0; x.len()];
+    spread(&inputs, width, &mut wide);
     let mut ours = vec![0.0; rows * tokens];
-    few(&arranged, &weights, width, &mut ours);
+    few(&wide, &weights, width, &mut ours);
+    near(&portable, &ours);
+    // With AVX-512, narrow inputs take another way.
+    few(&inputs, &weights, width, &mut ours);
     near(&portable, &ours);
 
-    let stride = rows.next_multiple_of(16);
-    let inputs: Vec<W> = x.iter().map(|input| W::narrow(*input)).collect();
-    let (mut portable, mut ours) = (vec![0.0; tokens * stride], vec![0.0; tokens * stride]);
-    Blocked { inputs: &inputs, weights: &weights, width, out: &mut portable, stride }.run::<8, false>();
-    many(&inputs, &weights, width, &mut ours, stride);
-    for (portable, ours) in portable.chunks(stride).zip(ours.chunks(stride)) {
-        near(&portable[..rows], &ours[..rows]);
-    }
+    let stride = rows.next_multiple_of(PANEL);
+    let by = |run: &mut dyn FnMut(&mut [f32])| {
+        let mut out = vec![0.0; tokens * stride];
+        run(&mut out);
+        out.chunks(stride).flat_map(|row| row[..rows].to_vec()).collect::<Vec<_>>()
+    };
+    let portable = by(&mut |out| Blocked { inputs: &inputs, weights: &weights, width, out, stride }.run::<8, false>());
+    near(&portable, &by(&mut |out| many(&inputs, &weights, width, out, stride)));
+    near(&portable, &by(&mut |out| many(&x, &weights, width, out, stride)));
 }
 
 proptest! {

@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use crate::avx2;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::gated;
 use crate::number::Number;
 use crate::threads::{self, Shared};
 use crate::vectors::{self, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// From as many rows on, turning the weights into panels pays.
 const BLOCKED_FROM: usize = 64;
 /// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
 /// long for another's last.
 const PIECE: usize = 64 << 10;
-/// Columns of a panel.
-pub(crate) const PANEL: usize = 16;
+/// Columns of a panel, or of two.
+pub(crate) const PANEL: usize = 32;
 /// Columns that a thread takes at a time where weights become panels.
 const COLUMNS: usize = 128;
 /// Rows of a matrix that whole tiles of any shape make up.
@@ -49,20 +49,20 @@ pub struct Inputs<'a, W> {
     width: usize,
 }
 
-/// Rows as [`sums`] wants them.
+/// Rows as products want them.
 enum Rows<'a, W> {
-    /// Widened, as [`arrange`] has them.
-    Few(Vec<f32>),
-    /// As they are: pieces widen what they need, which then is still in the caches.
-    Many(&'a [W]),
+    /// A few, widened as [`spread`] has them.
+    Wide(Vec<f32>),
+    /// As they are: they need not be widened, or pieces widen what they need, which then is still in the caches.
+    Narrow(&'a [W]),
 }
 
 impl<'a, W: Number> Inputs<'a, W> {
     /// Rows of `width` elements.
     pub fn new(rows: &'a [W], width: usize) -> Self {
         let length = rows.len();
-        if Form::of(length.checked_div(width).unwrap_or(0)) == Form::Many {
-            return Inputs { rows: Rows::Many(rows), length, width };
+        if Form::of(length.checked_div(width).unwrap_or(0)) == Form::Many || takes_narrow::<W>() {
+            return Inputs { rows: Rows::Narrow(rows), length, width };
         }
         let mut values = vec![0.0; length];
         // Whole rows, about as many elements as are worth a thread.
@@ -73,7 +73,7 @@ impl<'a, W: Number> Inputs<'a, W> {
             // SAFETY: pieces do not overlap.
             spread(from, width, unsafe { shared.part(number * each, from.len()) });
         });
-        Inputs { rows: Rows::Few(values), length, width }
+        Inputs { rows: Rows::Wide(values), length, width }
     }
 
     /// `out [tokens, rows] = inputs [tokens, width] * weights [rows, width]^T`, on all threads.
@@ -164,16 +164,18 @@ impl<'a, W: Number> Inputs<'a, W> {
         if tokens.checked_mul(rows) != Some(length) {
             return Err(error);
         }
-        Ok(Cut { rows, tokens, each: columns::<W>(tokens, Form::of(tokens), width), band: tokens.clamp(1, ROWS) })
+        Ok(Cut { rows, tokens, each: columns::<W>(tokens, width), band: tokens.clamp(1, ROWS) })
     }
 
     /// Products of some rows of the input with some rows of a matrix, on this thread.
-    fn sums(&self, weights: &[W], columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
-        let of = |range: &Range<usize>| range.start * self.width..range.end * self.width;
-        let weights = &weights[of(columns)];
+    pub(crate) fn sums(&self, weights: &[W], columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
+        let width = self.width;
+        let of = |range: &Range<usize>| range.start * width..range.end * width;
+        let (rows, tokens) = (columns.len(), of(tokens));
+        let (weights, form) = (&weights[of(columns)], Form::of(self.length / width));
         match &self.rows {
-            Rows::Few(values) => sums(&values[of(tokens)], weights, self.width, Form::Few),
-            Rows::Many(values) => sums(&values[of(tokens)], weights, self.width, Form::Many),
+            Rows::Wide(values) => Sums::of(&values[tokens], weights, rows, width, form),
+            Rows::Narrow(values) => Sums::of(&values[tokens], weights, rows, width, form),
         }
     }
 }
@@ -218,7 +220,7 @@ impl Cut {
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+enum Form {
     /// Of few rows: weights are read as they lie.
     Few,
     /// Of many rows: weights become panels first.
@@ -227,16 +229,16 @@ pub(crate) enum Form {
 
 impl Form {
     /// The faster one for so many rows.
-    pub(crate) fn of(tokens: usize) -> Self {
+    fn of(tokens: usize) -> Self {
         if tokens < BLOCKED_FROM { Self::Few } else { Self::Many }
     }
 }
 
 /// Columns that a thread takes at a time.
-pub(crate) fn columns<W>(tokens: usize, form: Form, width: usize) -> usize {
+pub(crate) fn columns<W>(tokens: usize, width: usize) -> usize {
     let row = (width * size_of::<W>()).max(1);
     let tiles = if tokens == 1 { TILES_OF_ONE } else { TILES };
-    if form == Form::Few { (PIECE / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
+    if Form::of(tokens) == Form::Few { (PIECE / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
 }
 
 /// Products of some rows of input with some rows of a matrix.
@@ -251,6 +253,21 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
+    /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs of the form of few rows are as [`spread`]
+    /// has set them. The order of the sums in memory follows from the sizes alone.
+    fn of<X: Number, W: Number>(inputs: &[X], weights: &[W], rows: usize, width: usize, form: Form) -> Self {
+        let tokens = inputs.len() / width;
+        if form == Form::Few {
+            let mut values = vec![0.0; rows * tokens];
+            few(inputs, weights, width, &mut values);
+            return Sums { values, tokens, rows, token: 1, row: tokens };
+        }
+        let stride = rows.next_multiple_of(PANEL);
+        let mut values = vec![0.0; tokens * stride];
+        many(inputs, weights, width, &mut values, stride);
+        Sums { values, tokens, rows, token: stride, row: 1 }
+    }
+
     #[inline(always)]
     pub(crate) fn at(&self, token: usize, row: usize) -> f32 {
         self.values[self.place(token, row)]
@@ -274,8 +291,8 @@ impl Sums {
     }
 }
 
-/// Widens rows into the order that [`arrange`] gives few rows for weights of their own type.
-fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
+/// Widens rows into the order in which [`few`] takes them for weights of their own type.
+pub(crate) fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         let rows = from.chunks_exact(width.max(1)).zip(to.chunks_exact_mut(width.max(1)));
@@ -287,33 +304,28 @@ fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
-/// Sets the order of rows of input as [`sums`] wants them for weights of type `W`.
-pub(crate) fn arrange<W: Number>(rows: &mut [f32], width: usize, form: Form) {
+/// Whether products of few rows take inputs as they are.
+fn takes_narrow<W: Number>() -> bool {
     #[cfg(target_arch = "x86_64")]
-    if width > 0 && form == Form::Few && vectors::has_avx2() {
-        avx2::arrange::<W>(rows, width);
-    }
+    return W::IS_BF16 && vectors::has_avx512();
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (rows, width, form);
+    false
 }
 
-/// `inputs [tokens, width] * weights [rows, width]^T` on this thread, of inputs as [`arrange`] has set them. The order of the sums
-/// in memory follows from the sizes alone. `width` is not 0; few rows are widened before.
-pub(crate) fn sums<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, form: Form) -> Sums {
-    let (tokens, rows) = (inputs.len() / width, weights.len() / width);
-    if let (Form::Few, Some(inputs)) = (form, X::as_f32(inputs)) {
-        let mut values = vec![0.0; rows * tokens];
-        few(inputs, weights, width, &mut values);
-        return Sums { values, tokens, rows, token: 1, row: tokens };
+/// `out[row][token] = weights[row] . inputs[token]`. Inputs that are not of the weights' type are f32, as [`spread`] has set them.
+pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), W::as_bf16(weights))
+        && vectors::has_avx512()
+    {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::dots(inputs, weights, width, out) };
     }
-    let stride = rows.next_multiple_of(PANEL);
-    let mut values = vec![0.0; tokens * stride];
-    many(inputs, weights, width, &mut values, stride);
-    Sums { values, tokens, rows, token: stride, row: 1 }
-}
-
-/// `out[row][token] = weights[row] . inputs[token]`.
-pub(crate) fn few<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &mut [f32]) {
+    let Some(inputs) = X::as_f32(inputs) else {
+        let mut wide = vec![0.0; inputs.len()];
+        spread(inputs, width, &mut wide);
+        return few(&wide, weights, width, out);
+    };
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.
@@ -324,6 +336,13 @@ pub(crate) fn few<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &
 
 /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`PANEL`].
 pub(crate) fn many<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), W::as_bf16(weights))
+        && vectors::has_avx512()
+    {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::blocked(inputs, weights, width, out, stride) };
+    }
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.

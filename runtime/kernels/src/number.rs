@@ -12,6 +12,9 @@ pub unsafe trait Pairs: Copy {
 
     /// The elements, where they are f32.
     fn as_f32(elements: &[Self]) -> Option<&[f32]>;
+
+    /// The elements, where they are bfloat16.
+    fn as_bf16(elements: &[Self]) -> Option<&[bf16]>;
 }
 
 // SAFETY: as its name says.
@@ -21,6 +24,10 @@ unsafe impl Pairs for bf16 {
     fn as_f32(_: &[Self]) -> Option<&[f32]> {
         None
     }
+
+    fn as_bf16(elements: &[Self]) -> Option<&[bf16]> {
+        Some(elements)
+    }
 }
 
 // SAFETY: as its name says.
@@ -29,6 +36,10 @@ unsafe impl Pairs for f32 {
 
     fn as_f32(elements: &[Self]) -> Option<&[f32]> {
         Some(elements)
+    }
+
+    fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
     }
 }
 

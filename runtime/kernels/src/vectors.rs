@@ -1,9 +1,9 @@
 //! Which vector instructions are used, decided once while running.
 //!
 //! Invariant: code for an instruction set runs only where the processor was found to have it. Most kernels are safe
-//! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2 too
-//! ([`crate::avx2`]). AVX-512 is not among the sets: from sixteen lanes the compiler makes code that keeps its sums in memory,
-//! slower than AVX2; it takes kernels written for it.
+//! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2
+//! ([`crate::avx2`]) and for AVX-512 with bfloat16 (`crate::avx512`) too. For AVX-512 the compiler makes no versions: from sixteen
+//! lanes its code keeps sums in memory, slower than AVX2.
 
 use std::sync::OnceLock;
 
@@ -25,6 +25,9 @@ enum Level {
     /// AVX2 and FMA: eight lanes.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// These, and AVX-512 with its instructions for bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 fn level() -> Level {
@@ -32,7 +35,8 @@ fn level() -> Level {
     *LEVEL.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
+            let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            return if wide && is_x86_feature_detected!("avx512bf16") { Level::Avx512 } else { Level::Avx2 };
         }
         Level::Portable
     })
@@ -41,7 +45,13 @@ fn level() -> Level {
 /// Whether there are AVX2 and FMA, for kernels that are written for them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx2() -> bool {
-    level() == Level::Avx2
+    level() != Level::Portable
+}
+
+/// Whether there is AVX-512 with its instructions for bfloat16, for kernels that are written for them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    level() == Level::Avx512
 }
 
 /// Runs `lanes` with the best instructions that there are.
@@ -51,7 +61,7 @@ pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
         Level::Portable => lanes.run::<8, { cfg!(target_arch = "aarch64") }>(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found these instructions.
-        Level::Avx2 => unsafe { avx2(lanes) },
+        Level::Avx2 | Level::Avx512 => unsafe { avx2(lanes) },
     }
 }
 
