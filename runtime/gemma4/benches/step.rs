@@ -1,18 +1,20 @@
 //! Speed of whole steps on XLA's CPU plugin: one token for each of a batch of sequences, and prompts in one bucket. Beside
 //! it goes `scripts/transformers_bench.py`, which does the same with Hugging Face transformers.
 //!
-//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [fast] [all] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
+//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [fast] [all] [profile] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
 //! such as `-- cpu 1 8 32 p512 p2048`, which is what no arguments mean, with both forms of the operators. `fast` has the layers
-//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows.
+//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows. `profile` runs as many steps
+//! again and prints what each operator took, beside what this machine's memory and arithmetic allow, measured before.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench stops where it cannot go on, and prints")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use gemma4_kernels::profile::{self, Bounds, Cost};
 use gemma4_model::config::AttentionKind;
 use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, PerLayerTable, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
@@ -89,14 +91,53 @@ struct Load {
     /// Steps that are timed, after one that is not.
     runs: usize,
     fast_prefill: bool,
+    /// What the machine can do, if operators are to be held against it.
+    bounds: Option<Bounds>,
 }
 
 const fn decode(sequences: u64, runs: usize) -> Load {
-    Load { sequences, before: CONTEXT - 1, each: 1, runs, fast_prefill: true }
+    Load { sequences, before: CONTEXT - 1, each: 1, runs, fast_prefill: true, bounds: None }
 }
 
 const fn prefill(tokens: u64, runs: usize) -> Load {
-    Load { sequences: 1, before: 0, each: tokens, runs, fast_prefill: true }
+    Load { sequences: 1, before: 0, each: tokens, runs, fast_prefill: true, bounds: None }
+}
+
+/// Prints what each operator took in a step, as a table for Markdown. The bound is the longer one of the times that its bytes and its
+/// arithmetic take at least.
+fn print_costs(costs: &BTreeMap<String, Cost>, bounds: &Bounds, steps: usize, seconds: f64) {
+    println!(
+        "\n| Operator | Calls | ms | MB | GFLOP | GB/s | GFLOP/s | Of the bound |\n|---|---|---|---|---|---|---|---|"
+    );
+    let steps = steps as f64;
+    let mut rows: Vec<(&String, &Cost)> = costs.iter().collect();
+    rows.sort_by_key(|(_, cost)| std::cmp::Reverse(cost.time));
+    let mut all = Cost::default();
+    for (name, cost) in rows {
+        all.calls += cost.calls;
+        all.time += cost.time;
+        all.bytes += cost.bytes;
+        all.operations += cost.operations;
+        print_cost(name, cost, bounds, steps);
+    }
+    print_cost("all of these", &all, bounds, steps);
+    let rest = seconds - all.time.as_secs_f64() / steps;
+    println!("| the rest of a step of {:.2} ms | | {:.2} | | | | | |", seconds * 1e3, rest * 1e3);
+}
+
+fn print_cost(name: &str, cost: &Cost, bounds: &Bounds, steps: f64) {
+    let (time, bytes) = (cost.time.as_secs_f64(), cost.bytes);
+    let least = (bytes / bounds.bytes_per_second).max(cost.operations / bounds.operations_per_second);
+    println!(
+        "| {name} | {:.0} | {:.2} | {:.1} | {:.2} | {:.1} | {:.1} | {:.0} % |",
+        cost.calls as f64 / steps,
+        time / steps * 1e3,
+        bytes / steps / 1e6,
+        cost.operations / steps / 1e9,
+        bytes / time / 1e9,
+        cost.operations / time / 1e9,
+        least / time * 100.0
+    );
 }
 
 fn input(load: &Load, config: &Config, options: &StepOptions, which: StepInput) -> Vec<i32> {
@@ -180,7 +221,11 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
     let zeros = vec![0_u8; size(options.kv.page_bytes_per_device() * pages)];
     let mut pool = Some(client.buffer(&zeros, ElementType::BF16, &shape, 0).expect("a pool"));
     let (mut seconds, mut work) = (Vec::new(), Vec::new());
-    for _ in 0..=load.runs {
+    let profiled = if load.bounds.is_some() { load.runs } else { 0 };
+    for run in 0..=load.runs + profiled {
+        if run == load.runs + 1 {
+            profile::start();
+        }
         let (start, before) = (Instant::now(), computed());
         let inputs: Vec<Option<Buffer>> = graph
             .parameters
@@ -212,6 +257,8 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     };
+    let slower = seconds.split_off(load.runs + 1);
+    work.truncate(load.runs + 1);
     let (seconds, work) = (median(seconds), median(work));
     println!(
         "{:7}  {:4}  {:4}  {:6}  {:6}  {:9.1}  {:9.1}  {:9.1}  {:9.0}  {:9.0}",
@@ -226,6 +273,10 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         memory("VmHWM"),
         memory("RssAnon"),
     );
+    if let Some(bounds) = &load.bounds {
+        let mean = slower.iter().sum::<f64>() / slower.len() as f64;
+        print_costs(&profile::stop(), bounds, load.runs, mean);
+    }
 }
 
 fn main() {
@@ -241,22 +292,36 @@ fn main() {
     let plugin = Plugin::load(&found.path).expect("the CPU plugin");
     gemma4_kernels::register(plugin).expect("handlers");
     let client = plugin.client(&[("cpu_device_count", Value::Int(1))]).expect("a device");
+    let files: Mutex<Vec<Arc<MappedFile>>> = Mutex::default();
     let map = |path: &Path| -> std::io::Result<FileBytes> {
         let file: Arc<MappedFile> = MappedFile::open(path).map_err(std::io::Error::other)?;
+        files.lock().expect("unlocked").push(Arc::clone(&file));
         Ok(file)
     };
     let checkpoint = Checkpoint::open(&folder, Selection::default(), map).expect("a checkpoint");
     let config = checkpoint.config().clone();
     let weights = load(&client, &checkpoint, &folder);
+    // As the engine does.
+    files.into_inner().expect("unlocked").iter().for_each(|file| file.release().expect("memory given back"));
 
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let mut forms: Vec<Kernels> = Vec::new();
     let mut loads: Vec<Load> = Vec::new();
     let mut fast_prefills: Vec<bool> = Vec::new();
-    let mut runs = RUNS;
+    let (mut runs, mut bounds) = (RUNS, None);
     for argument in &arguments {
         if let Some(count) = argument.strip_prefix('x') {
             runs = count.parse().expect("a number of runs");
+            continue;
+        }
+        if argument == "profile" {
+            let found = profile::bounds();
+            println!(
+                "memory is read at {:.1} GB/s, products are made at {:.0} GFLOP/s",
+                found.bytes_per_second / 1e9,
+                found.operations_per_second / 1e9
+            );
+            bounds = Some(found);
             continue;
         }
         if argument == "all" || argument == "fast" {
@@ -287,7 +352,7 @@ fn main() {
     for load in &loads {
         for &kernels in &forms {
             for &fast_prefill in &fast_prefills {
-                measure(&client, &config, &weights, kernels, &Load { fast_prefill, ..*load });
+                measure(&client, &config, &weights, kernels, &Load { fast_prefill, bounds, ..*load });
             }
         }
     }

@@ -7,7 +7,9 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::linear::{PANEL, few, many};
+use crate::functions::narrow;
+use crate::linear::{few, many, panel, takes_narrow};
+use crate::matrix::Matrix;
 use crate::number::Number;
 use crate::softmax::{Rows, weigh};
 pub use crate::stored::Stored;
@@ -330,19 +332,30 @@ impl<Q: Number> Item<'_, Q> {
     }
 
     fn attend(&self, range: &Range<usize>) -> Result<Partial, AttentionError> {
+        // Where products take narrow factors, nothing is widened that need not be.
+        if takes_narrow::<Q>() && self.of.part.stored.is_exact_as_bf16() {
+            self.attend_as::<Q>(range)
+        } else {
+            self.attend_as::<f32>(range)
+        }
+    }
+
+    /// With queries, keys and values as numbers of type `E`, which holds them exactly.
+    fn attend_as<E: Number>(&self, range: &Range<usize>) -> Result<Partial, AttentionError> {
         let (of, lowest) = (self.of, self.lowest()?);
         let (width, group, block) = (of.width, of.group, of.part.tokens);
         let [_, count, sequence] = self.fields();
         let (table, first_block) = self.table(sequence)?;
 
         let rows = count * group;
-        let mut queries = vec![0.0_f32; rows * width];
+        let mut queries = vec![E::default(); rows * width];
         for (row, to) in queries.chunks_exact_mut(width).enumerate() {
             let from = &of.queries[self.place(row)..][..width];
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = E::narrow(from.widen()));
         }
-        let room = block.next_multiple_of(PANEL);
-        let (mut keys, mut values) = (vec![0.0_f32; room * width], vec![0.0_f32; room * width]);
+        let room = block.next_multiple_of(panel::<E>());
+        // Made where keys and values cannot be read where they lie.
+        let (mut keys, mut values, mut wide) = (Vec::new(), Vec::new(), Vec::new());
         let mut scores = vec![0.0_f32; room * rows];
         let mut state = Rows::new(rows);
         let mut total = vec![0.0_f32; rows * width];
@@ -353,20 +366,24 @@ impl<Q: Number> Item<'_, Q> {
             let (from, to) = (range.start.max(number * block), range.end.min((number + 1) * block));
             let seen = to - from;
             // For many rows, keys become panels, whose last columns may be none of a key: those get no weight.
-            let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(PANEL) };
-            let (keys, values) = (&mut keys[..columns * width], &mut values[..columns * width]);
-            keys[seen * width..].fill(0.0);
-            values[seen * width..].fill(0.0);
-            for ((key, value), position) in
-                keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width)).zip(from..to)
-            {
-                self.fetch(page, position, key, value)?;
-            }
+            let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(panel::<E>()) };
+            let (keys, values) = if let Some(stored) = self.stored(page, from..to) {
+                stored
+            } else {
+                keys.resize(room * width, E::default());
+                values.resize(room * width, E::default());
+                wide.resize(2 * width, 0.0);
+                let both = keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width));
+                for ((key, value), position) in both.zip(from..to) {
+                    self.fetch(page, position, key, value, &mut wide)?;
+                }
+                (Matrix::dense(&keys[..seen * width], width), Matrix::dense(&values[..seen * width], width))
+            };
             let scores = &mut scores[..rows * columns];
             if rows < PANELS_FROM {
-                few::<f32, f32>(keys, &queries, width, scores);
+                few(&queries, keys, scores);
             } else {
-                many::<f32, f32>(&queries, keys, width, scores, columns);
+                many(&queries, keys, scores, columns);
             }
             for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
                 // This row's keys: those up to its own place, as far as the window reaches back.
@@ -376,7 +393,7 @@ impl<Q: Number> Item<'_, Q> {
                 scores[visible.end - from..].fill(f32::NEG_INFINITY);
             }
             state.add(scores);
-            weigh(scores, values, width, &state.rescale, &mut total);
+            weigh(scores, values, &state.rescale, &mut total);
         }
         Ok(Partial { state, total })
     }
@@ -392,21 +409,47 @@ impl<Q: Number> Item<'_, Q> {
         }
     }
 
-    /// Widens the key and the value of a position.
-    fn fetch(&self, page: usize, position: usize, key: &mut [f32], value: &mut [f32]) -> Result<(), AttentionError> {
+    /// Keys and values of some positions of a block where they lie, if they are stored as numbers of type `E`.
+    fn stored<E: Number>(&self, page: usize, positions: Range<usize>) -> Option<(Matrix<'_, E>, Matrix<'_, E>)> {
+        let Item { of, head, .. } = *self;
+        if self.remade.is_some() || !of.part.stored.is_same::<E>() || positions.is_empty() {
+            return None;
+        }
+        let place = |position: usize| of.part.range(page, position % of.part.tokens);
+        let bytes = of.pool.get(place(positions.start)?.start..place(positions.end - 1)?.end)?;
+        let elements: &[E] = bytemuck::try_cast_slice(bytes).ok()?;
+        let side = |head: usize| {
+            let elements = elements.get(head * of.width..)?;
+            Matrix::apart(elements, positions.len(), of.width, of.part.token)
+        };
+        Some((side(head)?, side(of.kv_heads + head)?))
+    }
+
+    /// Reads the key and the value of a position. `wide` has room for both.
+    fn fetch<E: Number>(
+        &self,
+        page: usize,
+        position: usize,
+        key: &mut [E],
+        value: &mut [E],
+        wide: &mut [f32],
+    ) -> Result<(), AttentionError> {
         let Item { of, head, .. } = *self;
         let stored = of.part.stored;
         let bytes = of.width * stored.bytes();
         let range = of.part.range(page, position % of.part.tokens).and_then(|range| of.pool.get(range));
         let token = range.ok_or(AttentionError("the block table"))?;
+        let (wide_key, wide_value) = wide.split_at_mut(of.width);
         if let Some((keys, turns)) = self.remade {
-            stored.widen(&token[head * bytes..][..bytes], value);
+            stored.widen(&token[head * bytes..][..bytes], wide_value);
             let each = keys.frequencies.len();
             let turns = turns.get(position * each..(position + 1) * each);
-            keys.key(value, turns.ok_or(AttentionError("a position"))?, key);
+            keys.key(wide_value, turns.ok_or(AttentionError("a position"))?, wide_key);
+            narrow(wide_key, key);
+            narrow(wide_value, value);
         } else {
-            stored.widen(&token[head * bytes..][..bytes], key);
-            stored.widen(&token[(of.kv_heads + head) * bytes..][..bytes], value);
+            stored.read(&token[head * bytes..][..bytes], key, wide_key);
+            stored.read(&token[(of.kv_heads + head) * bytes..][..bytes], value, wide_value);
         }
         Ok(())
     }

@@ -63,18 +63,19 @@ pub(crate) fn spread<W: Number>(from: &[W], to: &mut [f32]) {
     }
 }
 
-/// `out[row][token] = weights[row] . inputs[token]`: products of few rows, of which [`spread`] has set the order.
+/// `out[token][row] = weights[row] . inputs[token]`: products of few rows, of which [`spread`] has set the order.
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn dots<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &mut [f32]) {
     let tokens = inputs.len() / width;
     let mut first = 0;
     while first < tokens {
         let (inputs, left) = (&inputs[first * width..], tokens - first);
+        let out = &mut out[first * (weights.len() / width)..];
         // Tiles whose sums, inputs and weights fill the registers; two pairs are faster than three and one.
         first += match left {
-            1 => band::<8, 1, W>(inputs, weights, width, &mut out[first..], tokens),
-            2 | 4 => band::<4, 2, W>(inputs, weights, width, &mut out[first..], tokens),
-            _ => band::<3, 3, W>(inputs, weights, width, &mut out[first..], tokens),
+            1 => band::<8, 1, W>(inputs, weights, width, out),
+            2 | 4 => band::<4, 2, W>(inputs, weights, width, out),
+            _ => band::<3, 3, W>(inputs, weights, width, out),
         };
     }
 }
@@ -87,24 +88,21 @@ fn band<const R: usize, const T: usize, W: Number>(
     weights: &[W],
     width: usize,
     out: &mut [f32],
-    tokens: usize,
 ) -> usize {
-    let mut weights = weights;
-    let mut out = out;
-    while weights.len() >= R * width {
-        dot_tile::<R, T, W>(inputs, weights, width, out, tokens);
-        weights = &weights[R * width..];
-        // Nothing may be left behind the last row.
-        out = out.get_mut(R * tokens..).unwrap_or_default();
-    }
-    while !weights.is_empty() {
-        dot_tile::<1, T, W>(inputs, weights, width, out, tokens);
-        weights = &weights[width..];
-        out = out.get_mut(tokens..).unwrap_or_default();
+    let rows = weights.len() / width;
+    let mut row = 0;
+    while row < rows {
+        let (weights, out) = (&weights[row * width..], &mut out[row..]);
+        row += if rows - row >= R {
+            dot_tile::<R, T, W>(inputs, weights, width, out, rows)
+        } else {
+            dot_tile::<1, T, W>(inputs, weights, width, out, rows)
+        };
     }
     T
 }
 
+/// `R` rows of the matrix, of `rows`, with `T` rows of the input. Returns `R`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn dot_tile<const R: usize, const T: usize, W: Number>(
@@ -112,8 +110,8 @@ fn dot_tile<const R: usize, const T: usize, W: Number>(
     weights: &[W],
     width: usize,
     out: &mut [f32],
-    tokens: usize,
-) {
+    rows: usize,
+) -> usize {
     let (count, whole) = (width / PAIR, width / PAIR * PAIR);
     // All as long: nothing is left to check in the loop.
     let mut weight_parts: [&[[W; PAIR]]; R] = [&[]; R];
@@ -146,9 +144,10 @@ fn dot_tile<const R: usize, const T: usize, W: Number>(
             for at in whole..width {
                 total += weights[row * width + at].widen() * inputs[token * width + at];
             }
-            out[row * tokens + token] = total;
+            out[token * rows + row] = total;
         }
     }
+    R
 }
 
 /// The sum of all lanes, in pairs.

@@ -3,20 +3,33 @@
 //! Both factors stay bfloat16: nothing is widened. The instruction rounds each sum to the nearest, and takes numbers below the
 //! least normal one for 0. The forms are those of [`crate::dot`] and [`crate::blocked`].
 
+#![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
+
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_f32x4, _mm512_shuffle_i32x4, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
+    _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps,
+    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_f32x4, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64, _mm512_unpacklo_ps,
 };
 
 use half::bf16;
 
+use crate::functions::{CUBE, FACTORS, LEAST, LN_2, MOST, ROUND, TWICE_ROOT};
+use crate::matrix::Matrix;
+
 /// Elements of a register.
 const PART: usize = 32;
 /// Sums of a register.
 const SUMS: usize = 16;
+/// Registers of one row that are multiplied at a time, with sums of their own.
+const DEEP: usize = 4;
+/// How many elements ahead of those that are multiplied weights are fetched for one row of input.
+const AHEAD: usize = 2048;
 /// Rows of the input in the largest tile of [`dots`].
 const BAND: usize = 8;
 /// Elements of a row that are multiplied before sums go back to memory: a panel of 32 columns takes 16 KiB.
@@ -26,14 +39,14 @@ const PANEL: usize = 32;
 
 /// `elements` as the instruction takes them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pairs(elements: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes, of which every value is one.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(elements) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn load(from: &[bf16; PART]) -> __m512i {
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
@@ -41,7 +54,7 @@ fn load(from: &[bf16; PART]) -> __m512i {
 
 /// Up to 32 elements, and 0 in place of those that are missing.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn load_some(from: &[bf16]) -> __m512i {
     if let Some(whole) = from.first_chunk() {
         return load(whole);
@@ -51,68 +64,113 @@ fn load_some(from: &[bf16]) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) }
 }
 
-/// `out[row][token] = weights[row] . inputs[token]`: products of few rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) fn dots(inputs: &[bf16], weights: &[bf16], width: usize, out: &mut [f32]) {
+/// `out[token][row] = weights[row] . inputs[token]`: products of few rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn dots(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) {
+    let width = weights.width();
     let tokens = inputs.len() / width;
     let mut first = 0;
     while first < tokens {
         let left = tokens - first;
         // Bands as equal as can be.
         let taken = left.div_ceil(left.div_ceil(BAND));
-        let (inputs, out) = (&inputs[first * width..], &mut out[first..]);
+        let (inputs, out) = (&inputs[first * width..], &mut out[first * weights.rows()..]);
         // Tiles of at most 24 sums leave room for the factors; fewer than twelve would wait for each other.
         match taken {
-            1 => band::<8, 1>(inputs, weights, width, out, tokens),
-            2 => band::<8, 2>(inputs, weights, width, out, tokens),
-            3 => band::<8, 3>(inputs, weights, width, out, tokens),
-            4 => band::<6, 4>(inputs, weights, width, out, tokens),
-            5 => band::<4, 5>(inputs, weights, width, out, tokens),
-            6 => band::<4, 6>(inputs, weights, width, out, tokens),
-            7 => band::<3, 7>(inputs, weights, width, out, tokens),
-            _ => band::<3, BAND>(inputs, weights, width, out, tokens),
+            1 => streams(inputs, weights, out),
+            2 => band::<8, 2>(inputs, weights, out),
+            3 => band::<8, 3>(inputs, weights, out),
+            4 => band::<6, 4>(inputs, weights, out),
+            5 => band::<4, 5>(inputs, weights, out),
+            6 => band::<4, 6>(inputs, weights, out),
+            7 => band::<3, 7>(inputs, weights, out),
+            _ => band::<3, BAND>(inputs, weights, out),
         }
         first += taken;
     }
 }
 
+/// All rows of the matrix with the first row of the input. It takes as long as the weights take to come from memory, and memory
+/// gives most where it is read at two places that lie apart, a little ahead.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn streams(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) {
+    let (half, input) = (weights.rows() / 2, &inputs[..weights.width()]);
+    for row in 0..half {
+        [out[row], out[half + row]] = line(input, [weights.row(row), weights.row(half + row)]);
+    }
+    if weights.rows() % 2 == 1 {
+        [out[2 * half]] = line(input, [weights.row(2 * half)]);
+    }
+}
+
+/// Rows, as wide as the input, with it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn line<const R: usize>(input: &[bf16], rows: [&[bf16]; R]) -> [f32; R] {
+    let count = input.len() / PART / DEEP;
+    let inputs: &[[[bf16; PART]; DEEP]] = &input.as_chunks().0.as_chunks().0[..count];
+    let mut parts: [&[[[bf16; PART]; DEEP]]; R] = [&[]; R];
+    for (parts, row) in parts.iter_mut().zip(rows) {
+        *parts = &row.as_chunks().0.as_chunks().0[..count];
+    }
+    let mut sums = [[_mm512_setzero_ps(); DEEP]; R];
+    for at in 0..count {
+        for deep in 0..DEEP {
+            let input = pairs(load(&inputs[at][deep]));
+            for row in 0..R {
+                let weights = &parts[row][at][deep];
+                _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(AHEAD).cast());
+                sums[row][deep] = _mm512_dpbf16_ps(sums[row][deep], pairs(load(weights)), input);
+            }
+        }
+    }
+    // What is left: whole registers, then elements.
+    for at in (count * DEEP * PART..input.len()).step_by(PART) {
+        let end = input.len().min(at + PART);
+        let input = pairs(load_some(&input[at..end]));
+        for row in 0..R {
+            sums[row][0] = _mm512_dpbf16_ps(sums[row][0], pairs(load_some(&rows[row][at..end])), input);
+        }
+    }
+    let mut totals = [0.0; R];
+    for (total, [a, b, c, d]) in totals.iter_mut().zip(sums) {
+        *total = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
+    }
+    totals
+}
+
 /// All rows of the matrix with the first `T` rows of the input, `R` rows at a time.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn band<const R: usize, const T: usize>(
-    inputs: &[bf16],
-    weights: &[bf16],
-    width: usize,
-    out: &mut [f32],
-    tokens: usize,
-) {
-    let rows = weights.len() / width;
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn band<const R: usize, const T: usize>(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) {
+    let rows = weights.rows();
     let mut row = 0;
     while row < rows {
-        let (weights, out) = (&weights[row * width..], &mut out[row * tokens..]);
+        let (weights, out) = (weights.from(row), &mut out[row..]);
         row += if rows - row >= R {
-            dot_tile::<R, T>(inputs, weights, width, out, tokens)
+            dot_tile::<R, T>(inputs, weights, out, rows)
         } else {
-            dot_tile::<1, T>(inputs, weights, width, out, tokens)
+            dot_tile::<1, T>(inputs, weights, out, rows)
         };
     }
 }
 
-/// `R` rows of the matrix with `T` rows of the input. Returns `R`.
+/// `R` rows of the matrix, of `all`, with `T` rows of the input. Returns `R`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn dot_tile<const R: usize, const T: usize>(
     inputs: &[bf16],
-    weights: &[bf16],
-    width: usize,
+    weights: Matrix<'_, bf16>,
     out: &mut [f32],
-    tokens: usize,
+    all: usize,
 ) -> usize {
+    let width = weights.width();
     let (count, whole) = (width / PART, width / PART * PART);
     // All as long: nothing is left to check in the loop.
     let mut weight_parts: [&[[bf16; PART]]; R] = [&[]; R];
     for (row, parts) in weight_parts.iter_mut().enumerate() {
-        *parts = &weights[row * width..][..whole].as_chunks().0[..count];
+        *parts = &weights.row(row)[..whole].as_chunks().0[..count];
     }
     let mut input_parts: [&[[bf16; PART]]; T] = [&[]; T];
     for (token, parts) in input_parts.iter_mut().enumerate() {
@@ -124,7 +182,7 @@ fn dot_tile<const R: usize, const T: usize>(
         for row in 0..R {
             rows[row] = load(&weight_parts[row][at]);
             // Of the tile after this one.
-            let ahead = weight_parts[row][at].as_ptr().wrapping_add(R * width);
+            let ahead = weight_parts[row][at].as_ptr().wrapping_add(R * weights.stride());
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
         }
         for token in 0..T {
@@ -136,7 +194,7 @@ fn dot_tile<const R: usize, const T: usize>(
     }
     if whole < width {
         for row in 0..R {
-            let weights = pairs(load_some(&weights[row * width + whole..(row + 1) * width]));
+            let weights = pairs(load_some(&weights.row(row)[whole..]));
             for token in 0..T {
                 let input = pairs(load_some(&inputs[token * width + whole..(token + 1) * width]));
                 sums[row][token] = _mm512_dpbf16_ps(sums[row][token], weights, input);
@@ -156,7 +214,7 @@ fn dot_tile<const R: usize, const T: usize>(
         // SAFETY: 64 bytes.
         unsafe { _mm512_storeu_ps(totals.as_mut_ptr(), sums_of(some)) };
         for (at, total) in totals.into_iter().enumerate().take(R * T - number) {
-            out[(number + at) / T * tokens + (number + at) % T] = total;
+            out[(number + at) % T * all + (number + at) / T] = total;
         }
         number += SUMS;
     }
@@ -165,7 +223,7 @@ fn dot_tile<const R: usize, const T: usize>(
 
 /// The sum of all lanes of each register.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn sums_of(lanes: [__m512; SUMS]) -> __m512 {
     // Two registers become one with half the lanes of either, four times over. Pairs first, within quarters.
     let mut pairs = [_mm512_setzero_ps(); 8];
@@ -195,9 +253,10 @@ fn sums_of(lanes: [__m512; SUMS]) -> __m512 {
 
 /// `out[token][row] = weights[row] . inputs[token]`: products of many rows. `out` is `[tokens, stride]`, of which the first as many
 /// columns as there are rows are written, and perhaps the others; `stride` is a multiple of 32.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) fn blocked(inputs: &[bf16], weights: &[bf16], width: usize, out: &mut [f32], stride: usize) {
-    let (tokens, rows) = (inputs.len() / width, weights.len() / width);
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn blocked(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32], stride: usize) {
+    let (width, rows) = (weights.width(), weights.rows());
+    let tokens = inputs.len() / width;
     let panels = rows.div_ceil(PANEL);
     // Pairs of neighbours, with a 0 behind a last one without.
     let most = DEPTH.min(width).div_ceil(2);
@@ -209,20 +268,17 @@ pub(crate) fn blocked(inputs: &[bf16], weights: &[bf16], width: usize, out: &mut
         let depth = DEPTH.min(width - first);
         let count = depth.div_ceil(2);
         for (panel, packed) in packed.chunks_exact_mut(count).enumerate().take(panels) {
-            pack(&weights[panel * PANEL * width..], width, first, depth, packed);
+            pack(weights.from(panel * PANEL), first, depth, packed);
         }
         for (row, to) in dense.chunks_exact_mut(count).enumerate().take(tokens) {
             gather(&inputs[row * width + first..][..depth], to);
         }
-        let mut token = 0;
-        while token < tokens {
-            let left = tokens - token;
-            let inputs = &dense[token * count..tokens * count];
-            let mut taken = left;
-            for (panel, packed) in packed.chunks_exact(count).enumerate().take(panels) {
-                let out = &mut out[token * stride + panel * PANEL..];
-                let fresh = first == 0;
-                taken = match left {
+        for (panel, packed) in packed.chunks_exact(count).enumerate().take(panels) {
+            let fresh = first == 0;
+            let mut token = 0;
+            while token < tokens {
+                let (inputs, out) = (&dense[token * count..], &mut out[token * stride + panel * PANEL..]);
+                token += match tokens - token {
                     1 => block_tile::<1>(inputs, packed, out, stride, fresh),
                     2 | 3 => block_tile::<2>(inputs, packed, out, stride, fresh),
                     4..8 => block_tile::<4>(inputs, packed, out, stride, fresh),
@@ -230,7 +286,6 @@ pub(crate) fn blocked(inputs: &[bf16], weights: &[bf16], width: usize, out: &mut
                     _ => block_tile::<12>(inputs, packed, out, stride, fresh),
                 };
             }
-            token += taken;
         }
         first += depth;
     }
@@ -238,7 +293,7 @@ pub(crate) fn blocked(inputs: &[bf16], weights: &[bf16], width: usize, out: &mut
 
 /// Neighbours as pairs.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn gather(from: &[bf16], to: &mut [u32]) {
     let (parts, rest) = from.as_chunks::<2>();
     for (to, [low, high]) in to.iter_mut().zip(parts) {
@@ -251,7 +306,7 @@ fn gather(from: &[bf16], to: &mut [u32]) {
 
 /// `T` rows of the input, as long as the panel, with it, onto what is in `out` or, at first, in its place. Returns `T`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn block_tile<const T: usize>(
     inputs: &[u32],
     packed: &[[u32; PANEL]],
@@ -293,15 +348,16 @@ fn block_tile<const T: usize>(
 
 /// Up to 32 rows of the matrix, `depth` elements from `first` on, turned so that their pairs at one place are neighbours.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack(weights: &[bf16], width: usize, first: usize, depth: usize, packed: &mut [[u32; PANEL]]) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack(weights: Matrix<'_, bf16>, first: usize, depth: usize, packed: &mut [[u32; PANEL]]) {
     for half in [0, SUMS] {
         for at in (0..depth).step_by(PART) {
             let mut rows = [_mm512_setzero_si512(); SUMS];
-            for (column, row) in rows.iter_mut().enumerate() {
-                let start = (half + column) * width + first;
-                let part = weights.get(start + at..start + depth.min(at + PART));
-                *row = part.map_or(_mm512_setzero_si512(), |part| load_some(part));
+            for (column, row) in rows.iter_mut().enumerate().take(weights.rows().saturating_sub(half)) {
+                let weights = weights.row(half + column);
+                *row = load_some(&weights[first + at..first + depth.min(at + PART)]);
+                // Of the next depth.
+                _mm_prefetch::<_MM_HINT_T1>(weights.as_ptr().wrapping_add(first + at + DEPTH).cast());
             }
             for (to, column) in packed[at / 2..].iter_mut().zip(turn(rows)) {
                 // SAFETY: 64 bytes, of the 128.
@@ -313,7 +369,7 @@ fn pack(weights: &[bf16], width: usize, first: usize, depth: usize, packed: &mut
 
 /// Rows of sixteen pairs become columns.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn turn(rows: [__m512i; SUMS]) -> [__m512i; SUMS] {
     let mut twos = [_mm512_setzero_si512(); SUMS];
     for at in (0..SUMS).step_by(2) {
@@ -340,4 +396,168 @@ fn turn(rows: [__m512i; SUMS]) -> [__m512i; SUMS] {
         columns[at + 12] = _mm512_shuffle_i32x4::<0xdd>(odd, odds);
     }
     columns
+}
+
+/// `total[row] = total[row] * rescale[row] + sum over keys of weights[row][key] * values[key]`, with weights `[rows, keys or
+/// more]`, values `[keys, width]` and sums `[rows, width]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn weigh(weights: &[f32], values: Matrix<'_, bf16>, rescale: &[f32], total: &mut [f32]) {
+    let (width, columns) = (values.width(), weights.len() / rescale.len().max(1));
+    let mut first = 0;
+    while first < rescale.len() {
+        let left = rescale.len() - first;
+        let (weights, rescale) = (Matrix::dense(&weights[first * columns..], columns), &rescale[first..]);
+        let total = &mut total[first * width..];
+        first += match left {
+            1 => weigh_rows::<1, 4>(weights, values, rescale, total),
+            2 | 3 => weigh_rows::<2, 4>(weights, values, rescale, total),
+            4..8 => weigh_rows::<4, 4>(weights, values, rescale, total),
+            _ => weigh_rows::<8, 2>(weights, values, rescale, total),
+        };
+    }
+}
+
+/// [`weigh`] for the first `R` rows, `C` registers of columns at a time. Returns `R`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn weigh_rows<const R: usize, const C: usize>(
+    weights: Matrix<'_, f32>,
+    values: Matrix<'_, bf16>,
+    rescale: &[f32],
+    total: &mut [f32],
+) -> usize {
+    let width = values.width();
+    let mut column = 0;
+    while column < width {
+        column += if width - column >= C * SUMS {
+            weigh_tile::<R, C>(weights, values, column, rescale, total)
+        } else {
+            weigh_tile::<R, 1>(weights, values, column, rescale, total)
+        };
+    }
+    R
+}
+
+/// [`weigh_rows`] for `C` registers of columns from `column` on, the last of which may be columns that there are not. Returns how many
+/// columns these are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn weigh_tile<const R: usize, const C: usize>(
+    weights: Matrix<'_, f32>,
+    values: Matrix<'_, bf16>,
+    column: usize,
+    rescale: &[f32],
+    total: &mut [f32],
+) -> usize {
+    let (width, keys) = (values.width(), values.rows());
+    let mut rows: [&[f32]; R] = [&[]; R];
+    for (number, row) in rows.iter_mut().enumerate() {
+        *row = &weights.row(number)[..keys];
+    }
+    // All columns but those of a last register are there.
+    let last = SUMS.min(width - column - (C - 1) * SUMS);
+    let mask = |at: usize| if at + 1 < C || last == SUMS { u16::MAX } else { (1_u16 << last) - 1 };
+    let end = (C - 1) * SUMS + last;
+    let mut sums = [[_mm512_setzero_ps(); C]; R];
+    for key in 0..keys {
+        let values = &values.row(key)[column..column + end];
+        let mut wide = [_mm512_setzero_ps(); C];
+        for (at, wide) in wide.iter_mut().enumerate() {
+            // SAFETY: only elements of the mask are read, which are there.
+            let narrow = unsafe { _mm256_maskz_loadu_epi16(mask(at), values.as_ptr().add(at * SUMS).cast()) };
+            *wide = widened(narrow);
+        }
+        for row in 0..R {
+            let weight = _mm512_set1_ps(rows[row][key]);
+            for at in 0..C {
+                sums[row][at] = _mm512_fmadd_ps(weight, wide[at], sums[row][at]);
+            }
+        }
+    }
+    for row in 0..R {
+        let (to, factor) = (&mut total[row * width + column..][..end], _mm512_set1_ps(rescale[row]));
+        for at in 0..C {
+            // SAFETY: only elements of the mask are read and written, which are there.
+            unsafe {
+                let to = to.as_mut_ptr().add(at * SUMS);
+                let before = _mm512_maskz_loadu_ps(mask(at), to);
+                _mm512_mask_storeu_ps(to, mask(at), _mm512_fmadd_ps(before, factor, sums[row][at]));
+            }
+        }
+    }
+    end
+}
+
+/// Sixteen bfloat16 as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn widened(narrow: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+}
+
+/// Rounded to bfloat16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn rounded(wide: __m512) -> __m512 {
+    // SAFETY: both are 32 bytes, of which every value is one.
+    widened(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(wide)) })
+}
+
+/// `gate = gelu(gate) * up`, rounded to bfloat16 after each step.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn gated(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.chunks_mut(SUMS).zip(up.chunks(SUMS)) {
+        let mask = if gate.len() == SUMS { u16::MAX } else { (1_u16 << gate.len()) - 1 };
+        // SAFETY: only elements of the mask are read and written, which are there.
+        unsafe {
+            let (x, up) = (_mm512_maskz_loadu_ps(mask, gate.as_ptr()), _mm512_maskz_loadu_ps(mask, up.as_ptr()));
+            let product = _mm512_mul_ps(rounded(gelu(rounded(x))), rounded(up));
+            _mm512_mask_storeu_ps(gate.as_mut_ptr(), mask, rounded(product));
+        }
+    }
+}
+
+/// [`crate::functions::gelu`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn gelu(x: __m512) -> __m512 {
+    let cube = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(CUBE), x), x);
+    let inner = _mm512_mul_ps(_mm512_set1_ps(-TWICE_ROOT), _mm512_fmadd_ps(cube, x, x));
+    _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0), exp(inner)))
+}
+
+/// [`crate::functions::exp`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn exp(x: __m512) -> __m512 {
+    let bounded = _mm512_max_ps(_mm512_set1_ps(LEAST), _mm512_min_ps(_mm512_set1_ps(MOST), x));
+    let rounded = _mm512_fmadd_ps(bounded, _mm512_set1_ps(std::f32::consts::LOG2_E), _mm512_set1_ps(ROUND));
+    let n = _mm512_sub_ps(rounded, _mm512_set1_ps(ROUND));
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(LN_2[0]), bounded);
+    let r = _mm512_fmadd_ps(n, _mm512_set1_ps(LN_2[1]), r);
+    let mut p = _mm512_set1_ps(FACTORS[0]);
+    for factor in &FACTORS[1..] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*factor));
+    }
+    let power = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0));
+    let exponent = _mm512_add_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(127));
+    let scaled = _mm512_mul_ps(power, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)));
+    // Not below the least: also NaN.
+    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST)), scaled)
+}
+
+/// Multiplies and adds what lies in registers, `rounds` times over. Returns how many operations that were.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn multiply(rounds: usize) -> f64 {
+    /// Sums that grow side by side.
+    const SIDE: usize = 24;
+    let factor = pairs(_mm512_set1_epi32(std::hint::black_box(0x3f00_3f00)));
+    let mut sums = [_mm512_setzero_ps(); SIDE];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, factor, factor);
+        }
+    }
+    std::hint::black_box(sums);
+    (2 * rounds * SIDE * PART) as f64
 }

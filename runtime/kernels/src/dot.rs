@@ -11,7 +11,7 @@ const ROWS: usize = 4;
 /// Rows of the input in a tile.
 const TOKENS: usize = 3;
 
-/// `out[row][token] = weights[row] . inputs[token]` for all rows of `weights`.
+/// `out[token][row] = weights[row] . inputs[token]` for all rows of `weights`.
 pub(crate) struct Dots<'a, W> {
     /// `[tokens, width]`.
     pub(crate) inputs: &'a [f32],
@@ -19,7 +19,7 @@ pub(crate) struct Dots<'a, W> {
     pub(crate) weights: &'a [W],
     /// Length of a row, not 0.
     pub(crate) width: usize,
-    /// `[rows, tokens]`.
+    /// `[tokens, rows]`.
     pub(crate) out: &'a mut [f32],
 }
 
@@ -40,41 +40,39 @@ pub(crate) fn dots<const L: usize, const FUSED: bool, W: Number>(
     width: usize,
     out: &mut [f32],
 ) {
-    let tokens = inputs.len() / width;
-    if tokens == 0 {
-        return;
-    }
-    let blocks = weights.chunks(ROWS * width).zip(out.chunks_mut(ROWS * tokens));
-    for (weights, out) in blocks {
-        if weights.len() == ROWS * width {
-            rows::<L, FUSED, ROWS, W>(inputs, weights, width, out, tokens);
+    let all = weights.len() / width;
+    let mut row = 0;
+    while row < all {
+        let weights = &weights[row * width..];
+        let Some(out) = out.get_mut(row..) else { return };
+        row += if all - row >= ROWS {
+            rows::<L, FUSED, ROWS, W>(inputs, weights, width, out, all)
         } else {
-            for (weights, out) in weights.chunks(width).zip(out.chunks_mut(tokens)) {
-                rows::<L, FUSED, 1, W>(inputs, weights, width, out, tokens);
-            }
-        }
+            rows::<L, FUSED, 1, W>(inputs, weights, width, out, all)
+        };
     }
 }
 
-/// `R` rows of the matrix with all rows of the input.
+/// `R` rows of the matrix, of `all`, with all rows of the input. Returns `R`.
 #[inline(always)]
 fn rows<const L: usize, const FUSED: bool, const R: usize, W: Number>(
     inputs: &[f32],
     weights: &[W],
     width: usize,
     out: &mut [f32],
-    tokens: usize,
-) {
+    all: usize,
+) -> usize {
+    let tokens = inputs.len() / width;
     let mut first = 0;
     while first < tokens {
-        let inputs = &inputs[first * width..];
-        let taken = match tokens - first {
-            1 => tile::<L, FUSED, R, 1, W>(inputs, weights, width, &mut out[first..], tokens),
-            2 | 4 => tile::<L, FUSED, R, 2, W>(inputs, weights, width, &mut out[first..], tokens),
-            _ => tile::<L, FUSED, R, TOKENS, W>(inputs, weights, width, &mut out[first..], tokens),
+        let (inputs, out) = (&inputs[first * width..], &mut out[first * all..]);
+        first += match tokens - first {
+            1 => tile::<L, FUSED, R, 1, W>(inputs, weights, width, out, all),
+            2 | 4 => tile::<L, FUSED, R, 2, W>(inputs, weights, width, out, all),
+            _ => tile::<L, FUSED, R, TOKENS, W>(inputs, weights, width, out, all),
         };
-        first += taken;
     }
+    R
 }
 
 /// `R` rows of the matrix with the first `T` rows of the input. Returns `T`.
@@ -84,7 +82,7 @@ fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Nu
     weights: &[W],
     width: usize,
     out: &mut [f32],
-    tokens: usize,
+    all: usize,
 ) -> usize {
     let weights: [&[W]; R] = std::array::from_fn(|row| &weights[row * width..][..width]);
     let inputs: [&[f32]; T] = std::array::from_fn(|token| &inputs[token * width..][..width]);
@@ -113,7 +111,7 @@ fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Nu
             for (weight, input) in weights[row][whole..].iter().zip(&inputs[token][whole..]) {
                 total += weight.widen() * input;
             }
-            out[row * tokens + token] = total;
+            out[token * all + row] = total;
         }
     }
     T

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::functions::gated;
+use crate::functions::{gated, narrow};
 use crate::linear::{Inputs, columns};
 use crate::number::Number;
 use crate::threads::{self, Shared};
@@ -85,7 +85,7 @@ impl<W: Number> Experts<'_, W> {
                 for row in 0..run.count {
                     // SAFETY: each piece has rows and columns of its own.
                     let to = unsafe { shared.part((run.first + row) * inner + columns.start, columns.len()) };
-                    to.iter_mut().enumerate().for_each(|(column, to)| *to = W::narrow(gate.at(row, column)));
+                    narrow(gate.of_token(row), to);
                 }
             },
         );
@@ -102,7 +102,7 @@ impl<W: Number> Experts<'_, W> {
                 for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
                     // SAFETY: a pair has one expert, and each piece has columns of its own.
                     let to = unsafe { shared.part(pair * hidden + columns.start, columns.len()) };
-                    to.iter_mut().enumerate().for_each(|(column, to)| *to = W::narrow(sums.at(row, column)).widen());
+                    to.iter_mut().zip(sums.of_token(row)).for_each(|(to, sum)| *to = W::narrow(*sum).widen());
                 }
             },
         );

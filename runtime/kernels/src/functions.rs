@@ -2,8 +2,10 @@
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use crate::avx512;
 use crate::number::Number;
-use crate::vectors::{Lanes, fma, vectorize};
+use crate::vectors::{self, Lanes, fma, vectorize};
 
 /// Below this, `e^x` is not a normal number: it counts as 0.
 pub(crate) const LEAST: f32 = -87.3;
@@ -44,15 +46,18 @@ pub(crate) fn exp<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
     out
 }
 
+/// `2 * sqrt(2/pi)`.
+pub(crate) const TWICE_ROOT: f32 = 1.595_769;
+/// Of the third power.
+pub(crate) const CUBE: f32 = 0.044_715;
+
 /// The tanh form of GELU: `x/2 * (1 + tanh(y))` with `y = sqrt(2/pi) * (x + 0.044715 x^3)`, which is `x / (1 + e^-2y)`.
 #[inline(always)]
 pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
-    /// `2 * sqrt(2/pi)`.
-    const TWICE_ROOT: f32 = 1.595_769;
     let mut inner = [0.0; L];
     for lane in 0..L {
         let value = x[lane];
-        inner[lane] = -TWICE_ROOT * fma::<FUSED>(0.044_715 * value * value, value, value);
+        inner[lane] = -TWICE_ROOT * fma::<FUSED>(CUBE * value * value, value, value);
     }
     let powers = exp::<L, FUSED>(inner);
     let mut out = [0.0; L];
@@ -62,15 +67,45 @@ pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
     out
 }
 
-/// `gate = gelu(gate) * up`, rounded after each step to elements of type `W`.
-pub(crate) fn gated<W: Number>(gate: &mut [f32], up: &[f32]) {
-    vectorize(Gate::<W> { gate, up, element: PhantomData });
+/// Rounds each number.
+pub(crate) fn narrow<W: Number>(from: &[f32], to: &mut [W]) {
+    vectorize(Narrow { from, to });
 }
 
-struct Gate<'a, W> {
+struct Narrow<'a, W> {
+    from: &'a [f32],
+    to: &'a mut [W],
+}
+
+impl<W: Number> Lanes for Narrow<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const L: usize, const FUSED: bool>(self) {
+        self.to.iter_mut().zip(self.from).for_each(|(to, from)| *to = W::narrow(*from));
+    }
+}
+
+/// `gate = gelu(gate) * up`, rounded after each step to elements of type `W`.
+pub(crate) fn gated<W: Number>(gate: &mut [f32], up: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if W::IS_BF16 && vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::gated(gate, up) };
+    }
+    vectorize(Gate::<W>::new(gate, up));
+}
+
+pub(crate) struct Gate<'a, W> {
     gate: &'a mut [f32],
     up: &'a [f32],
     element: PhantomData<W>,
+}
+
+impl<'a, W> Gate<'a, W> {
+    pub(crate) fn new(gate: &'a mut [f32], up: &'a [f32]) -> Self {
+        Gate { gate, up, element: PhantomData }
+    }
 }
 
 impl<W: Number> Lanes for Gate<'_, W> {

@@ -15,6 +15,7 @@ use crate::experts::Experts;
 use crate::linear::{Inputs, LayerRows};
 use crate::norm::rms_norm;
 use crate::number::Number;
+use crate::profile::Timed;
 
 /// Makes all handlers known to a plugin, for good. To be called before a program with calls is compiled or loaded; what is
 /// known already stays as it is.
@@ -25,13 +26,13 @@ pub fn register(plugin: Plugin) -> Result<(), Error> {
     // One after the other, so that nobody goes on before the names of another thread are there.
     static ORDER: Mutex<()> = Mutex::new(());
     let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
-    known(custom_call::register::<Linear>(plugin, LINEAR))?;
-    known(custom_call::register::<Gated>(plugin, GATED))?;
-    known(custom_call::register::<GatedRows>(plugin, GATED_ROWS))?;
-    known(custom_call::register::<Norm>(plugin, NORM))?;
-    known(custom_call::register::<KvWrite>(plugin, KV_WRITE))?;
-    known(custom_call::register::<Attend>(plugin, ATTENTION))?;
-    known(custom_call::register::<Mixture>(plugin, EXPERTS))
+    known(custom_call::register::<Timed<Linear>>(plugin, LINEAR))?;
+    known(custom_call::register::<Timed<Gated>>(plugin, GATED))?;
+    known(custom_call::register::<Timed<GatedRows>>(plugin, GATED_ROWS))?;
+    known(custom_call::register::<Timed<Norm>>(plugin, NORM))?;
+    known(custom_call::register::<Timed<KvWrite>>(plugin, KV_WRITE))?;
+    known(custom_call::register::<Timed<Attend>>(plugin, ATTENTION))?;
+    known(custom_call::register::<Timed<Mixture>>(plugin, EXPERTS))
 }
 
 /// A name that is taken is one that was registered before.
@@ -43,7 +44,7 @@ fn known(registered: Result<(), Error>) -> Result<(), Error> {
 }
 
 /// [`LINEAR`].
-struct Linear;
+pub(crate) struct Linear;
 
 impl Handler for Linear {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -89,7 +90,7 @@ fn inputs<'a, X: Number>(name: &str, x: &'a Operand<'_>, weights: &[Operand<'_>]
 }
 
 /// [`GATED`].
-struct Gated;
+pub(crate) struct Gated;
 
 impl Handler for Gated {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -111,7 +112,7 @@ fn gated<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
 }
 
 /// [`GATED_ROWS`].
-struct GatedRows;
+pub(crate) struct GatedRows;
 
 impl Handler for GatedRows {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -134,7 +135,7 @@ fn gated_rows<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
 }
 
 /// [`NORM`].
-struct Norm;
+pub(crate) struct Norm;
 
 impl Handler for Norm {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -201,7 +202,7 @@ fn part(pool: ElementType, dims: &[i64], row: usize, tokens: usize, token: usize
 }
 
 /// [`KV_WRITE`].
-struct KvWrite;
+pub(crate) struct KvWrite;
 
 impl Handler for KvWrite {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -221,7 +222,7 @@ impl Handler for KvWrite {
 }
 
 /// [`ATTENTION`].
-struct Attend;
+pub(crate) struct Attend;
 
 impl Handler for Attend {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
@@ -272,7 +273,7 @@ fn attend<Q: Number>(call: &mut Call<'_>) -> Result<(), String> {
 }
 
 /// [`EXPERTS`].
-struct Mixture;
+pub(crate) struct Mixture;
 
 impl Handler for Mixture {
     fn call(call: &mut Call<'_>) -> Result<(), String> {

@@ -8,6 +8,7 @@
 //! * [`experts`]: the mixture of experts
 //! * [`linear`]: rows times weight matrices
 //! * [`norm`]: root-mean-square norms
+//! * [`profile`]: what each of them costs
 
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +16,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocked;
+mod bounds;
 mod dot;
 pub mod experts;
 #[cfg(test)]
@@ -22,12 +24,15 @@ mod forms;
 mod functions;
 mod handlers;
 pub mod linear;
+mod matrix;
 pub mod norm;
 mod number;
+pub mod profile;
 mod softmax;
 mod stored;
 mod threads;
 mod vectors;
+mod work;
 
 pub use handlers::register;
 pub use number::Number;

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::blocked::Blocked;
 use crate::dot::Dots;
-use crate::functions::gated;
+use crate::functions::{gated, narrow};
+use crate::matrix::Matrix;
 use crate::number::Number;
 use crate::threads::{self, Shared};
 use crate::vectors::{self, vectorize};
@@ -16,10 +17,14 @@ const BLOCKED_FROM: usize = 64;
 /// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
 /// long for another's last.
 const PIECE: usize = 64 << 10;
-/// Columns of a panel, or of two.
-pub(crate) const PANEL: usize = 32;
-/// Columns that a thread takes at a time where weights become panels.
-const COLUMNS: usize = 128;
+/// The same with one row of input, which takes less time for each.
+const PIECE_OF_ONE: usize = 128 << 10;
+/// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
+const COLUMNS: usize = 256;
+/// The same at least: a power of two less.
+const LEAST_COLUMNS: usize = 32;
+/// Pieces of a product for each thread: the last ones end at about the same time.
+const PIECES: usize = 4;
 /// Rows of a matrix that whole tiles of any shape make up.
 const TILES: usize = 12;
 /// The same with one row of input.
@@ -144,9 +149,8 @@ impl<'a, W: Number> Inputs<'a, W> {
             let mut factors = vec![0.0; sums.values.len()];
             for token in tokens.clone() {
                 let row = &values[(token * layers + layer) * width..][..width];
-                for column in columns.clone() {
-                    factors[sums.place(token - tokens.start, column - columns.start)] = row[column].widen();
-                }
+                let factors = &mut factors[(token - tokens.start) * sums.stride..];
+                factors.iter_mut().zip(&row[columns.clone()]).for_each(|(factor, row)| *factor = row.widen());
             }
             gated::<W>(&mut sums.values, &factors);
             // SAFETY: as above.
@@ -164,7 +168,12 @@ impl<'a, W: Number> Inputs<'a, W> {
         if tokens.checked_mul(rows) != Some(length) {
             return Err(error);
         }
-        Ok(Cut { rows, tokens, each: columns::<W>(tokens, width), band: tokens.clamp(1, ROWS) })
+        let mut cut = Cut { rows, tokens, each: columns::<W>(tokens, width), band: tokens.clamp(1, ROWS) };
+        // Panels and widened rows are made anew for each piece, but no thread may be without one.
+        while Form::of(tokens) == Form::Many && cut.pieces() < PIECES * threads::count() && cut.each > LEAST_COLUMNS {
+            cut.each /= 2;
+        }
+        Ok(cut)
     }
 
     /// Products of some rows of the input with some rows of a matrix, on this thread.
@@ -237,8 +246,8 @@ impl Form {
 /// Columns that a thread takes at a time.
 pub(crate) fn columns<W>(tokens: usize, width: usize) -> usize {
     let row = (width * size_of::<W>()).max(1);
-    let tiles = if tokens == 1 { TILES_OF_ONE } else { TILES };
-    if Form::of(tokens) == Form::Few { (PIECE / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
+    let (piece, tiles) = if tokens == 1 { (PIECE_OF_ONE, TILES_OF_ONE) } else { (PIECE, TILES) };
+    if Form::of(tokens) == Form::Few { (piece / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
 }
 
 /// Products of some rows of input with some rows of a matrix.
@@ -247,35 +256,28 @@ pub(crate) struct Sums {
     tokens: usize,
     rows: usize,
     /// Distance of neighbouring tokens.
-    token: usize,
-    /// Distance of neighbouring rows of the matrix.
-    row: usize,
+    stride: usize,
 }
 
 impl Sums {
     /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs of the form of few rows are as [`spread`]
-    /// has set them. The order of the sums in memory follows from the sizes alone.
+    /// has set them.
     fn of<X: Number, W: Number>(inputs: &[X], weights: &[W], rows: usize, width: usize, form: Form) -> Self {
         let tokens = inputs.len() / width;
         if form == Form::Few {
             let mut values = vec![0.0; rows * tokens];
-            few(inputs, weights, width, &mut values);
-            return Sums { values, tokens, rows, token: 1, row: tokens };
+            few(inputs, Matrix::dense(weights, width), &mut values);
+            return Sums { values, tokens, rows, stride: rows };
         }
-        let stride = rows.next_multiple_of(PANEL);
+        let stride = rows.next_multiple_of(panel::<W>());
         let mut values = vec![0.0; tokens * stride];
-        many(inputs, weights, width, &mut values, stride);
-        Sums { values, tokens, rows, token: stride, row: 1 }
+        many(inputs, Matrix::dense(weights, width), &mut values, stride);
+        Sums { values, tokens, rows, stride }
     }
 
-    #[inline(always)]
-    pub(crate) fn at(&self, token: usize, row: usize) -> f32 {
-        self.values[self.place(token, row)]
-    }
-
-    #[inline(always)]
-    fn place(&self, token: usize, row: usize) -> usize {
-        token * self.token + row * self.row
+    /// Those of one row of the input.
+    pub(crate) fn of_token(&self, token: usize) -> &[f32] {
+        &self.values[token * self.stride..][..self.rows]
     }
 
     /// Rounds them into `out` `[.., width]`, from column `column` and row `token` on.
@@ -286,7 +288,7 @@ impl Sums {
         for at in 0..self.tokens {
             // SAFETY: the caller vouches for it.
             let out = unsafe { out.part((token + at) * width + column, self.rows) };
-            out.iter_mut().enumerate().for_each(|(row, out)| *out = Y::narrow(self.at(at, row)));
+            narrow(self.of_token(at), out);
         }
     }
 }
@@ -304,28 +306,34 @@ pub(crate) fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
+/// Columns of a panel of weights: the sums of so many neighbours are written at a time.
+pub(crate) fn panel<W: Number>() -> usize {
+    if takes_narrow::<W>() { 32 } else { 16 }
+}
+
 /// Whether products of few rows take inputs as they are.
-fn takes_narrow<W: Number>() -> bool {
+pub(crate) fn takes_narrow<W: Number>() -> bool {
     #[cfg(target_arch = "x86_64")]
     return W::IS_BF16 && vectors::has_avx512();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
-/// `out[row][token] = weights[row] . inputs[token]`. Inputs that are not of the weights' type are f32, as [`spread`] has set them.
-pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32]) {
+/// `out[token][row] = weights[row] . inputs[token]`. Inputs that are not of the weights' type are f32, as [`spread`] has set them.
+pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: Matrix<'_, W>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), W::as_bf16(weights))
+    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), weights.map(W::as_bf16))
         && vectors::has_avx512()
     {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::dots(inputs, weights, width, out) };
+        return unsafe { avx512::dots(inputs, weights, out) };
     }
     let Some(inputs) = X::as_f32(inputs) else {
         let mut wide = vec![0.0; inputs.len()];
-        spread(inputs, width, &mut wide);
-        return few(&wide, weights, width, out);
+        spread(inputs, weights.width(), &mut wide);
+        return few(&wide, weights, out);
     };
+    let (weights, width) = (&*weights.values(), weights.width());
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.
@@ -334,15 +342,17 @@ pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usiz
     vectorize(Dots { inputs, weights, width, out });
 }
 
-/// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`PANEL`].
-pub(crate) fn many<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32], stride: usize) {
+/// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of
+/// [`panel`].
+pub(crate) fn many<X: Number, W: Number>(inputs: &[X], weights: Matrix<'_, W>, out: &mut [f32], stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), W::as_bf16(weights))
+    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), weights.map(W::as_bf16))
         && vectors::has_avx512()
     {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::blocked(inputs, weights, width, out, stride) };
+        return unsafe { avx512::blocked(inputs, weights, out, stride) };
     }
+    let (weights, width) = (&*weights.values(), weights.width());
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.

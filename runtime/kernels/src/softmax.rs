@@ -1,9 +1,11 @@
 //! Softmax of scores that come in blocks, and the sums that they weigh.
 
-#[cfg(target_arch = "x86_64")]
-use crate::avx2;
 use crate::functions::exp;
+use crate::matrix::Matrix;
+use crate::number::Number;
 use crate::vectors::{self, Lanes, fma, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// What is known of each row of scores after some blocks.
 pub(crate) struct Rows {
@@ -94,7 +96,26 @@ impl Lanes for Weights<'_> {
 }
 
 /// `total[row] = total[row] * rescale[row] + sum over keys of weights[row][key] * values[key]`.
-pub(crate) fn weigh(weights: &[f32], values: &[f32], width: usize, rescale: &[f32], total: &mut [f32]) {
+///
+/// Rows of weights may be longer than there are values: what is behind is left out.
+pub(crate) fn weigh<V: Number>(weights: &[f32], values: Matrix<'_, V>, rescale: &[f32], total: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(values) = values.map(V::as_bf16)
+        && vectors::has_avx512()
+    {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::weigh(weights, values, rescale, total) };
+    }
+    let (keys, width, columns) = (values.rows(), values.width(), weights.len() / rescale.len().max(1));
+    if columns != keys {
+        let weights: Vec<f32> = Matrix::dense(weights, columns).starts(keys);
+        return weigh(&weights, values, rescale, total);
+    }
+    let values = values.values();
+    let Some(values) = V::as_f32(&values) else {
+        let wide: Vec<f32> = values.iter().map(|value| value.widen()).collect();
+        return weigh(weights, Matrix::dense(&wide, width), rescale, total);
+    };
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.

@@ -1,5 +1,7 @@
 //! How keys and values are stored.
 
+use crate::functions::narrow;
+use crate::number::Number;
 use crate::vectors::{Lanes, vectorize};
 
 /// Element type of keys and values.
@@ -25,6 +27,27 @@ impl Stored {
             Self::F32 => 4,
             Self::Bf16 | Self::F16 => 2,
             Self::F8E4m3fn | Self::F8E5m2 => 1,
+        }
+    }
+
+    /// Whether every element is a bfloat16 too.
+    pub(crate) const fn is_exact_as_bf16(self) -> bool {
+        matches!(self, Self::Bf16 | Self::F8E4m3fn | Self::F8E5m2)
+    }
+
+    /// Whether elements are stored as numbers of this type are in memory.
+    pub(crate) fn is_same<E: Number>(self) -> bool {
+        let same = if E::IS_BF16 { self == Self::Bf16 } else { self == Self::F32 };
+        same && cfg!(target_endian = "little")
+    }
+
+    /// Reads a row as elements that hold it exactly. `wide` has room for it.
+    pub(crate) fn read<E: Number>(self, from: &[u8], to: &mut [E], wide: &mut [f32]) {
+        if self.is_same::<E>() {
+            bytemuck::cast_slice_mut(to).copy_from_slice(from);
+        } else {
+            self.widen(from, wide);
+            narrow(wide, to);
         }
     }
 

@@ -140,22 +140,27 @@ impl Pool {
     }
 }
 
-/// The helpers: one fewer than cores. `None` where there is one core, or threads cannot be made.
-fn pool() -> Option<&'static Pool> {
-    static POOL: OnceLock<Option<&'static Pool>> = OnceLock::new();
+/// The helpers, and how many: one fewer than cores. `None` where there is one core, or threads cannot be made.
+fn pool() -> Option<(&'static Pool, usize)> {
+    static POOL: OnceLock<Option<(&'static Pool, usize)>> = OnceLock::new();
     *POOL.get_or_init(|| {
         let count = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
         let pool: &'static Pool = Box::leak(Box::default());
         let named = |number: usize| std::thread::Builder::new().name(format!("kernel-{number}"));
         let started = (0..count).filter(|number| named(*number).spawn(|| pool.help()).is_ok()).count();
-        (started > 0).then_some(pool)
+        (started > 0).then_some((pool, started))
     })
+}
+
+/// How many threads [`share`] runs on at most.
+pub(crate) fn count() -> usize {
+    pool().map_or(1, |(_, helpers)| helpers + 1)
 }
 
 /// Runs `piece(0)`, `piece(1)` and so on up to `pieces`, on several threads. A panic of a piece is one of the caller.
 pub(crate) fn share(pieces: usize, piece: impl Fn(usize) + Sync) {
     match pool() {
-        Some(pool) if pieces > 1 => {
+        Some((pool, _)) if pieces > 1 => {
             let piece: &(dyn Fn(usize) + Sync) = &piece;
             // SAFETY: of two pointers to the same, the second forgets for how long it is valid; `Job::work` keeps to it.
             let piece = unsafe {

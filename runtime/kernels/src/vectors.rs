@@ -35,7 +35,7 @@ fn level() -> Level {
     *LEVEL.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let wide = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
             return if wide && is_x86_feature_detected!("avx512bf16") { Level::Avx512 } else { Level::Avx2 };
         }
         Level::Portable

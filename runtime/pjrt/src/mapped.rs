@@ -68,6 +68,22 @@ impl MappedFile {
         };
         self.map.advise_range(advice, offset, length).map_err(failed)
     }
+
+    /// Gives back the memory that the file takes in this process: what is looked at again is read from the file again. Does nothing
+    /// outside of Linux.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the system refuses.
+    pub fn release(&self) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            let failed = |error| Error::File { action: "give back the memory of", path: self.path.clone(), error };
+            // SAFETY: the mapping is read-only, so that no page of it differs from the file, which stays as it is by the type's
+            // documentation: whoever reads a page again finds the same bytes.
+            unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) }.map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
 impl AsRef<[u8]> for MappedFile {

@@ -184,7 +184,13 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     memory(plan, &devices)?;
     // What can be refused cheaply is refused before anything is loaded.
     let store = Store::open(&places.programs)?;
-    let checkpoint = Checkpoint::open(&places.checkpoint, Selection::default(), map)?;
+    let files = Mutex::new(Vec::new());
+    let checkpoint = Checkpoint::open(&places.checkpoint, Selection::default(), |path: &Path| {
+        let file = MappedFile::open(path).map_err(io::Error::other)?;
+        files.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&file));
+        let file: FileBytes = file;
+        Ok(file)
+    })?;
     let config = checkpoint.config().clone();
     let steps = steps(plan, &config)?;
     let window = config.text.sliding_window;
@@ -201,6 +207,10 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     let start = Instant::now();
     let weights = load(&checkpoint, &compiler, &steps, &places.weights, on_progress)?;
     let table = host_table(&checkpoint, &steps)?;
+    // A first start has read all of the checkpoint, and now has most of it a second time in aligned form.
+    for file in files.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        file.release()?;
+    }
     let pool = pool(&compiler, &steps)?;
     durations.weights = start.elapsed();
 

@@ -196,10 +196,12 @@ fn a_mapped_file_is_lent_like_memory() {
     let map = MappedFile::open(file.path()).unwrap();
     map.advise(Access::WillNeed, 0, 16).unwrap();
     assert!(map.advise(Access::Sequential, 8, 16).is_err());
-    let bytes = HostBytes::new(map);
+    let bytes = HostBytes::new(map.clone());
     let address = bytes.as_ptr().addr();
     let buffer = client.borrow(bytes, ElementType::F32, &[4], 0).unwrap();
     assert_eq!(buffer.address().unwrap(), address);
+    // Memory that was given back is read again.
+    map.release().unwrap();
     let outputs = compile(&client, DOUBLE).execute(vec![vec![Argument::Keep(&buffer)]]).unwrap();
     drop(buffer);
     assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [0.0, 2.0, 4.0, 6.0]);

@@ -1,0 +1,134 @@
+//! What a call of each operator has to do.
+
+use std::collections::BTreeSet;
+
+use gemma4_pjrt::ElementType;
+use gemma4_pjrt::custom_call::{Call, Operand};
+
+use crate::handlers::{Attend, Gated, GatedRows, KvWrite, Linear, Mixture, Norm};
+use crate::profile::{Counted, Work};
+
+/// Bytes of an array.
+fn bytes(element: ElementType, dims: &[i64]) -> f64 {
+    element.bytes(dims).unwrap_or(0) as f64
+}
+
+fn operand(of: &Operand<'_>) -> f64 {
+    bytes(of.element(), of.dims())
+}
+
+fn outputs(call: &Call<'_>) -> f64 {
+    call.outputs.iter().map(|output| bytes(output.element(), output.dims())).sum()
+}
+
+/// A dimension, 0 if there is none.
+fn dim(dims: &[i64], at: usize) -> f64 {
+    dims.get(at).copied().unwrap_or(0) as f64
+}
+
+fn dims<'c>(call: &'c Call<'_>, operand: usize) -> &'c [i64] {
+    call.operands.get(operand).map(Operand::dims).unwrap_or_default()
+}
+
+/// Rows times matrices `[out, in]`.
+fn product(name: &str, call: &Call<'_>, weights: &[Operand<'_>]) -> Work {
+    let x = dims(call, 0);
+    let (rows, width) = (dim(x, 0), dim(x, 1));
+    let columns: Vec<String> = weights.iter().map(|weight| dim(weight.dims(), 0).to_string()).collect();
+    let elements: f64 = weights.iter().map(|weight| dim(weight.dims(), 0) * dim(weight.dims(), 1)).sum();
+    Work {
+        name: format!("{name} {rows} x {width} -> {}", columns.join(" + ")),
+        bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+        operations: 2.0 * rows * elements,
+    }
+}
+
+impl Counted for Linear {
+    fn work(call: &Call<'_>) -> Work {
+        product("linear", call, call.operands.get(1..).unwrap_or_default())
+    }
+}
+
+impl Counted for Gated {
+    fn work(call: &Call<'_>) -> Work {
+        product("gated", call, call.operands.get(1..).unwrap_or_default())
+    }
+}
+
+impl Counted for GatedRows {
+    fn work(call: &Call<'_>) -> Work {
+        let work = product("gated rows", call, call.operands.get(1..2).unwrap_or_default());
+        // Of the rows of all layers, those of one are read.
+        let rows = call.operands.get(2).map_or(0.0, |rows| operand(rows) * (1.0 - 1.0 / dim(rows.dims(), 1).max(1.0)));
+        Work { bytes: work.bytes - rows, ..work }
+    }
+}
+
+impl Counted for Norm {
+    fn work(call: &Call<'_>) -> Work {
+        let width = dim(dims(call, 1), 0);
+        let elements: f64 = dims(call, 0).iter().map(|size| *size as f64).product();
+        let behind = if call.operands.len() > 2 { " + residual" } else { "" };
+        Work {
+            name: format!("norm {} x {width}{behind}", elements / width.max(1.0)),
+            bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+            operations: 0.0,
+        }
+    }
+}
+
+impl Counted for KvWrite {
+    fn work(call: &Call<'_>) -> Work {
+        let rows = dims(call, 1);
+        let moved = call.operands.get(1).map_or(0.0, operand);
+        Work { name: format!("KV write {} x {}", dim(rows, 0), dim(rows, 1)), bytes: 2.0 * moved, operations: 0.0 }
+    }
+}
+
+impl Counted for Attend {
+    fn work(call: &Call<'_>) -> Work {
+        let queries = dims(call, 0);
+        let (rows, heads, width) = (dim(queries, 0), dim(queries, 1), dim(queries, 2));
+        let window = call.attributes.int("window").ok().filter(|window| *window > 0);
+        let kv_heads = call.attributes.int("kv_heads").unwrap_or(0) as f64;
+        let indices = |at: usize| call.operands.get(at).and_then(|of| of.values::<i32>().ok()).unwrap_or_default();
+        let (positions, count) = (indices(3), indices(5).first().copied().unwrap_or(0));
+        let (mut seen, mut read) = (0.0, 0.0);
+        for [first, count, _] in indices(4).as_chunks::<3>().0.iter().take(usize::try_from(count).unwrap_or(0)) {
+            let lowest = usize::try_from(*first).ok().and_then(|first| positions.get(first)).copied().unwrap_or(0);
+            let before = |row: i64| window.map_or(row, |window| row.min(window)) as f64;
+            let (lowest, count) = (i64::from(lowest), i64::from(*count));
+            seen += (lowest + 1..=lowest + count).map(before).sum::<f64>();
+            read += before(lowest + 1) + (count - 1) as f64;
+        }
+        let sides = if call.operands.len() > 8 { 1.0 } else { 2.0 };
+        let element = call.operands.get(1).map_or(0, |pool| pool.element().size()) as f64;
+        let window = window.map_or_else(|| "all".to_owned(), |window| window.to_string());
+        Work {
+            name: format!("attention {rows} x {heads} x {width}, window {window}"),
+            bytes: call.operands.first().map_or(0.0, operand)
+                + outputs(call)
+                + read * kv_heads * width * sides * element,
+            operations: 4.0 * seen * heads * width,
+        }
+    }
+}
+
+impl Counted for Mixture {
+    fn work(call: &Call<'_>) -> Work {
+        let (x, down) = (dims(call, 0), dims(call, 4));
+        let (hidden, inner, experts) = (dim(x, 1), dim(down, 2), dim(down, 0));
+        let owners = call.operands.get(1).and_then(|owners| owners.values::<i32>().ok()).unwrap_or_default();
+        let has = |owner: &&i32| **owner >= 0 && f64::from(**owner) < experts;
+        let used: BTreeSet<&i32> = owners.iter().filter(has).collect();
+        let element = call.operands.get(4).map_or(0, |down| down.element().size()) as f64;
+        let pairs = owners.iter().filter(has).count() as f64;
+        Work {
+            name: format!("experts {} x {hidden}, {} of {experts}", dim(x, 0), used.len()),
+            bytes: call.operands.first().map_or(0.0, operand)
+                + outputs(call)
+                + used.len() as f64 * 3.0 * hidden * inner * element,
+            operations: 6.0 * pairs * hidden * inner,
+        }
+    }
+}
