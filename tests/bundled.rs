@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
+use gemma4_engine::constraint::{AnswerGrammar, Grammars};
 use gemma4_engine::engine::{EndReason, Engine, Event, Generation, GenerationRequest};
 use gemma4_engine::runner::{Booted, Logits, Places, RunError, Runner, boot};
-use gemma4_engine::sampling::SamplingParams;
+use gemma4_engine::sampling::{Logprobs, SamplingParams};
 use gemma4_engine::scheduler::{Batch, Scheduler, SchedulerOptions};
 use gemma4_pjrt::install::{self, Target};
 use gemma4_plan::Plan;
@@ -184,6 +185,92 @@ fn drafts_change_no_continuation_on_one_and_two_devices() {
         }
     }
     assert!(accepted > 0, "no draft was ever right");
+}
+
+/// What tokens a token of the made-up vocabulary may come after: those of the two halves take turns.
+const fn is_first_half(token: usize) -> bool {
+    token % 26 < 13
+}
+
+/// A letter and the token's number, for all but the last few tokens of the model, which no grammar allows.
+fn words(vocabulary: usize) -> Vec<Vec<u8>> {
+    let word = |token: usize| match token {
+        1 => b"\xff<eos>".to_vec(),
+        _ => format!("{}{token};", char::from(b'a' + u8::try_from(token % 26).expect("a letter"))).into_bytes(),
+    };
+    (0..vocabulary - 5).map(word).collect()
+}
+
+/// The model's own best token among those that a place allows, by logprobs of all tokens.
+fn best_allowed(logprobs: &Logprobs, place: usize, vocabulary: usize) -> u32 {
+    let allowed =
+        |token: usize| token != 1 && token < vocabulary - 5 && is_first_half(token) == place.is_multiple_of(2);
+    let best = logprobs.top.iter().find(|(token, _)| allowed(usize::try_from(*token).expect("small")));
+    best.expect("an allowed token").0
+}
+
+/// Requests with and without a grammar in the same steps: the ones take the best token that is allowed, with logprobs of the
+/// model itself, the others what they take alone; on one device and two, with drafts and without.
+#[test]
+fn grammars_hold_for_their_own_rows_alone_on_one_and_two_devices() {
+    let Some(plugin) = plugin() else { return };
+    let name = "tiny-e2b";
+    let goldens = goldens(name);
+    let mut answers: Vec<Vec<Vec<u32>>> = Vec::new();
+    for (devices, drafts) in [(1, false), (1, true), (2, false), (2, true)] {
+        let cache = tempfile::tempdir().expect("a folder");
+        let tensor = format!("parallelism.tensor={devices}");
+        let set = [if drafts { DRAFTS.as_slice() } else { &[] }, &[&tensor]].concat();
+        let plan = plan(name, &set);
+        let _one = SEVERAL_DEVICES.lock();
+        let booted = start(&plan, name, &plugin, cache.path());
+        all_goldens(&booted, &plan, name);
+        let vocabulary = usize::try_from(booted.config.text.vocab_size).expect("small");
+        let grammars = Grammars::of_words(words(vocabulary), &[1]).expect("a vocabulary");
+        let grammar = AnswerGrammar::Regex("([a-m][0-9]+;[n-z][0-9]+;){40}".to_owned());
+        let constraint = grammars.compile(None, Some(&grammar)).expect("a grammar");
+        let constrained = |golden: &Golden, logprobs| GenerationRequest {
+            constraint: Some(constraint.clone()),
+            logprobs,
+            ..greedy(golden)
+        };
+        let engine = &booted.engine;
+        let mut generations = Vec::new();
+        for (at, golden) in goldens.iter().enumerate() {
+            // Some without logprobs, so that there are steps whose own logits nobody asks for.
+            let logprobs = (at % 2 == 0).then_some(vocabulary);
+            let constrained = engine.submit(constrained(golden, logprobs)).expect("taken");
+            generations.push((constrained, engine.submit(greedy(golden)).expect("taken")));
+        }
+        let mut of_all = Vec::new();
+        for ((mut constrained, free), golden) in generations.into_iter().zip(&goldens) {
+            let mut tokens = Vec::new();
+            while let Some(event) = constrained.blocking_next() {
+                let Event::Token(token) = event else { continue };
+                if let Some(logprobs) = &token.logprobs {
+                    assert_eq!(token.id, best_allowed(logprobs, tokens.len(), vocabulary), "token {}", tokens.len());
+                }
+                tokens.push(token.id);
+            }
+            assert_eq!(tokens.len(), golden.greedy.len());
+            let takes_turns = |(place, token): (usize, &u32)| is_first_half(*token as usize) == place.is_multiple_of(2);
+            assert!(tokens.iter().enumerate().all(takes_turns), "{tokens:?}");
+            assert_ne!(tokens, golden.greedy, "the grammar changes something");
+            assert_eq!(collect(free).0, golden.greedy, "the grammar of others changes nothing");
+            of_all.push(tokens);
+        }
+        answers.push(of_all);
+        let statistics = engine.statistics();
+        let masked = statistics.masked_steps;
+        assert!(masked > 0 && masked < statistics.load.totals.steps, "{masked} masked steps");
+        assert_eq!(statistics.compiles_while_serving, 0);
+        assert_eq!(statistics.speculation.is_some_and(|totals| totals.accepted_tokens > 0), drafts);
+        // Behind all of them, steps are without masks again.
+        assert_eq!(collect(engine.submit(greedy(&goldens[0])).expect("taken")).0, goldens[0].greedy);
+        assert_eq!(engine.statistics().masked_steps, masked);
+        booted.engine.end();
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
 }
 
 #[test]

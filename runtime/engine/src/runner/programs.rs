@@ -105,8 +105,7 @@ impl Compiler {
         masks: &[NamedMask],
         on_progress: &(dyn Fn(Prepared) + Sync),
     ) -> Result<Programs, ProgramError> {
-        let wanted: Vec<Wanted<'_>> =
-            steps.iter().map(Wanted::Step).chain(masks.iter().map(Wanted::Mask)).collect();
+        let wanted: Vec<Wanted<'_>> = steps.iter().map(Wanted::Step).chain(masks.iter().map(Wanted::Mask)).collect();
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let ready: Mutex<Programs> = Mutex::default();
         let worker = || -> Result<(), ProgramError> {

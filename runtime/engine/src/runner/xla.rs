@@ -114,19 +114,18 @@ impl XlaRunner {
         &mut self,
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
-    ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+    ) -> Result<Logits, Box<dyn std::error::Error>> {
         let outputs = self.launch(size, input)?.wait()?;
-        of_first(&outputs)
+        Ok(Logits::new(of_first(&outputs)?, self.vocab_size))
     }
 
-    /// Runs the step of this size and masks its logits where they are; gives them, and what they were before if the masks
-    /// ask for that.
+    /// Runs the step of this size, and masks its logits where they are.
     fn execute_masked<'a>(
         &mut self,
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
         masks: &mut dyn FnMut() -> Masks,
-    ) -> Result<(Vec<f32>, Option<Vec<f32>>), Box<dyn std::error::Error>> {
+    ) -> Result<Logits, Box<dyn std::error::Error>> {
         let step = self.launch(size, input)?;
         // The devices are at work meanwhile.
         let masks = masks();
@@ -144,7 +143,8 @@ impl XlaRunner {
         let masked = program.launch(arguments.collect());
         // The step first: if it failed, its words say why.
         Execution { outputs: Vec::new(), done: step.done }.wait()?;
-        Ok((of_first(&masked?.wait()?)?, unmasked))
+        let logits = Logits::new(of_first(&masked?.wait()?)?, self.vocab_size);
+        Ok(logits.with_unmasked(unmasked))
     }
 
     /// Compiles a program that should have been there. Whoever waits for it is told by a counter.
@@ -228,7 +228,7 @@ impl Runner for XlaRunner {
             let size = self.prepared(batch)?;
             let logits = self.execute(size, |input| batch.input(input))?;
             self.count_skipped(size, batch);
-            Ok(Logits::new(logits, self.vocab_size))
+            Ok(logits)
         };
         let outcome = run();
         self.end_of(batch, outcome)
@@ -237,10 +237,10 @@ impl Runner for XlaRunner {
     fn run_masked(&mut self, batch: &Batch, masks: &mut dyn FnMut() -> Masks) -> Result<Logits, RunError> {
         let mut run = || {
             let size = self.prepared(batch)?;
-            let (logits, unmasked) = self.execute_masked(size, |input| batch.input(input), masks)?;
+            let logits = self.execute_masked(size, |input| batch.input(input), masks)?;
             self.count_skipped(size, batch);
             Counters::add(&self.compiler.counters.masked_steps);
-            Ok(Logits::new(logits, self.vocab_size).with_unmasked(unmasked))
+            Ok(logits)
         };
         let outcome = run();
         self.end_of(batch, outcome)

@@ -38,11 +38,9 @@ impl MaskOptions {
 pub fn mask(options: &MaskOptions) -> Result<Module, GraphError> {
     let MaskOptions { devices, rows, vocab_size } = *options;
     let most = u64::from(i32::MAX.unsigned_abs());
-    for (what, found) in [
-        ("the number of devices", devices),
-        ("the number of rows with logits", rows),
-        ("the vocabulary", vocab_size),
-    ] {
+    for (what, found) in
+        [("the number of devices", devices), ("the number of rows with logits", rows), ("the vocabulary", vocab_size)]
+    {
         if found == 0 || found > most {
             return Err(GraphError::Size { what, found, wanted: "1 to 2^31-1" });
         }
