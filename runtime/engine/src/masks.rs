@@ -97,10 +97,17 @@ impl Masks {
         }
         for (words, row) in self.words.chunks(self.width).zip(logits.chunks_mut(vocab_size)) {
             for (word, logits) in words.iter().zip(row.chunks_mut(BITS)) {
-                let bits = (0..).map(|bit| word >> bit & 1 == 1);
-                logits.iter_mut().zip(bits).filter(|(_, allowed)| !allowed).for_each(|(logit, _)| {
-                    *logit = f32::NEG_INFINITY;
-                });
+                // Most words are all or nothing.
+                match *word {
+                    0 => logits.fill(f32::NEG_INFINITY),
+                    u32::MAX => {}
+                    word => {
+                        let bits = (0..).map(|bit| word >> bit & 1 == 1);
+                        logits.iter_mut().zip(bits).filter(|(_, allowed)| !allowed).for_each(|(logit, _)| {
+                            *logit = f32::NEG_INFINITY;
+                        });
+                    }
+                }
             }
         }
     }
