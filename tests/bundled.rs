@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
+use gemma4_engine::constraint::{AnswerGrammar, Grammars};
 use gemma4_engine::engine::{EndReason, Engine, Event, Generation, GenerationRequest};
 use gemma4_engine::runner::{Booted, Logits, Places, RunError, Runner, boot};
-use gemma4_engine::sampling::SamplingParams;
+use gemma4_engine::sampling::{Logprobs, SamplingParams};
 use gemma4_engine::scheduler::{Batch, Scheduler, SchedulerOptions};
 use gemma4_pjrt::install::{self, Target};
 use gemma4_plan::Plan;
@@ -134,6 +135,7 @@ fn all_goldens(booted: &Booted, plan: &Plan, name: &str) {
     }
     let statistics = engine.statistics();
     assert_eq!(statistics.compiles_while_serving, 0);
+    assert_eq!(statistics.masked_steps, 0, "no request has a grammar");
     assert_eq!(statistics.load.pages.used, 0);
     assert_eq!(statistics.fast_prefill_skipped_tokens > 0, plan.scheduler.kv_sharing_fast_prefill, "{name}");
 }
@@ -187,6 +189,92 @@ fn drafts_change_no_continuation_on_one_and_two_devices() {
         }
     }
     assert!(accepted > 0, "no draft was ever right");
+}
+
+/// What tokens a token of the made-up vocabulary may come after: those of the two halves take turns.
+const fn is_first_half(token: usize) -> bool {
+    token % 26 < 13
+}
+
+/// A letter and the token's number, for all but the last few tokens of the model, which no grammar allows.
+fn words(vocabulary: usize) -> Vec<Vec<u8>> {
+    let word = |token: usize| match token {
+        1 => b"\xff<eos>".to_vec(),
+        _ => format!("{}{token};", char::from(b'a' + u8::try_from(token % 26).expect("a letter"))).into_bytes(),
+    };
+    (0..vocabulary - 5).map(word).collect()
+}
+
+/// The model's own best token among those that a place allows, by logprobs of all tokens.
+fn best_allowed(logprobs: &Logprobs, place: usize, vocabulary: usize) -> u32 {
+    let allowed =
+        |token: usize| token != 1 && token < vocabulary - 5 && is_first_half(token) == place.is_multiple_of(2);
+    let best = logprobs.top.iter().find(|(token, _)| allowed(usize::try_from(*token).expect("small")));
+    best.expect("an allowed token").0
+}
+
+/// Requests with and without a grammar in the same steps: the ones take the best token that is allowed, with logprobs of the
+/// model itself, the others what they take alone; on one device and two, with drafts and without.
+#[test]
+fn grammars_hold_for_their_own_rows_alone_on_one_and_two_devices() {
+    let Some(plugin) = plugin() else { return };
+    let name = "tiny-e2b";
+    let goldens = goldens(name);
+    let mut answers: Vec<Vec<Vec<u32>>> = Vec::new();
+    for (devices, drafts) in [(1, false), (1, true), (2, false), (2, true)] {
+        let cache = tempfile::tempdir().expect("a folder");
+        let tensor = format!("parallelism.tensor={devices}");
+        let set = [if drafts { DRAFTS.as_slice() } else { &[] }, &[&tensor]].concat();
+        let plan = plan(name, &set);
+        let _one = SEVERAL_DEVICES.lock();
+        let booted = start(&plan, name, &plugin, cache.path());
+        all_goldens(&booted, &plan, name);
+        let vocabulary = usize::try_from(booted.config.text.vocab_size).expect("small");
+        let grammars = Grammars::of_words(words(vocabulary), &[1]).expect("a vocabulary");
+        let grammar = AnswerGrammar::Regex("([a-m][0-9]+;[n-z][0-9]+;){40}".to_owned());
+        let constraint = grammars.compile(None, Some(&grammar)).expect("a grammar");
+        let constrained = |golden: &Golden, logprobs| GenerationRequest {
+            constraint: Some(constraint.clone()),
+            logprobs,
+            ..greedy(golden)
+        };
+        let engine = &booted.engine;
+        let mut generations = Vec::new();
+        for (at, golden) in goldens.iter().enumerate() {
+            // Some without logprobs, so that there are steps whose own logits nobody asks for.
+            let logprobs = (at % 2 == 0).then_some(vocabulary);
+            let constrained = engine.submit(constrained(golden, logprobs)).expect("taken");
+            generations.push((constrained, engine.submit(greedy(golden)).expect("taken")));
+        }
+        let mut of_all = Vec::new();
+        for ((mut constrained, free), golden) in generations.into_iter().zip(&goldens) {
+            let mut tokens = Vec::new();
+            while let Some(event) = constrained.blocking_next() {
+                let Event::Token(token) = event else { continue };
+                if let Some(logprobs) = &token.logprobs {
+                    assert_eq!(token.id, best_allowed(logprobs, tokens.len(), vocabulary), "token {}", tokens.len());
+                }
+                tokens.push(token.id);
+            }
+            assert_eq!(tokens.len(), golden.greedy.len());
+            let takes_turns = |(place, token): (usize, &u32)| is_first_half(*token as usize) == place.is_multiple_of(2);
+            assert!(tokens.iter().enumerate().all(takes_turns), "{tokens:?}");
+            assert_ne!(tokens, golden.greedy, "the grammar changes something");
+            assert_eq!(collect(free).0, golden.greedy, "the grammar of others changes nothing");
+            of_all.push(tokens);
+        }
+        answers.push(of_all);
+        let statistics = engine.statistics();
+        let masked = statistics.masked_steps;
+        assert!(masked > 0 && masked < statistics.load.totals.steps, "{masked} masked steps");
+        assert_eq!(statistics.compiles_while_serving, 0);
+        assert_eq!(statistics.speculation.is_some_and(|totals| totals.accepted_tokens > 0), drafts);
+        // Behind all of them, steps are without masks again.
+        assert_eq!(collect(engine.submit(greedy(&goldens[0])).expect("taken")).0, goldens[0].greedy);
+        assert_eq!(engine.statistics().masked_steps, masked);
+        booted.engine.end();
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
 }
 
 #[test]
@@ -274,11 +362,16 @@ fn the_second_start_compiles_nothing_and_a_damaged_program_is_made_again() {
     let Some(plugin) = plugin() else { return };
     let cache = tempfile::tempdir().expect("a folder");
     let plan = plan("tiny-e2b", &[]);
+    // Both steps have as many rows of logits, so there is one mask beside them.
+    let all = |booted: &Booted| {
+        let statistics = booted.engine.statistics();
+        (statistics.warm_cache_misses, statistics.warm_cache_hits)
+    };
     let cold = start(&plan, "tiny-e2b", &plugin, cache.path());
-    assert_eq!((cold.compiled, cold.cached), (2, 0));
+    assert_eq!((cold.compiled, cold.cached, all(&cold)), (2, 0, (3, 0)));
     drop(cold);
     let warm = start(&plan, "tiny-e2b", &plugin, cache.path());
-    assert_eq!((warm.compiled, warm.cached), (0, 2));
+    assert_eq!((warm.compiled, warm.cached, all(&warm)), (0, 2, (0, 3)));
     drop(warm);
     let programs = || -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = cache
@@ -291,7 +384,8 @@ fn the_second_start_compiles_nothing_and_a_damaged_program_is_made_again() {
         files.sort();
         files
     };
-    let first = programs().remove(0);
+    let is_step = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step."));
+    let first = programs().into_iter().find(is_step).expect("a step");
     let whole = std::fs::read(&first).expect("a program");
     std::fs::write(&first, &whole[..whole.len() / 2]).expect("written");
     // What a crash in the middle of writing leaves behind.

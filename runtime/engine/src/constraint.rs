@@ -3,11 +3,12 @@
 //! Invariants:
 //! * a grammar is compiled before its request is taken in, on the thread of whoever asks, with bounds on its size; so the
 //!   engine's thread never meets one that does not compile;
-//! * what a place of a sequence allows depends on the tokens before it alone. The token of a row of logits is sampled before
-//!   the next row's, drafts included, so the state is always that of the row, and there is nothing to take back;
+//! * what a place of a sequence allows depends on the tokens before it alone. Those of a draft are followed by a copy, so the
+//!   sequence's own state is always that of what was sampled, and there is nothing to take back;
 //! * an end token is allowed exactly where the grammar may end.
 //!
-//! The masks are computed and applied where the logits are sampled: on the host.
+//! Masks are made on the host, while the devices compute a step, and applied on the devices
+//! ([`crate::runner::Runner::run_masked`]); steps in which no sequence has a grammar know nothing of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -217,34 +218,14 @@ fn reason(text: &str) -> String {
 pub(crate) struct Allowed(SimpleVob);
 
 impl Allowed {
-    /// Rules out all others.
-    pub(crate) fn apply(&self, logits: &mut [f32]) {
-        let words = self.0.as_slice();
-        for (word, logits) in words.iter().zip(logits.chunks_mut(32)) {
-            // Most words are all or nothing.
-            match *word {
-                0 => logits.fill(f32::NEG_INFINITY),
-                u32::MAX => {}
-                word => {
-                    let bits = (0..32).map(|bit| word >> bit & 1 == 1);
-                    logits.iter_mut().zip(bits).filter(|(_, allowed)| !allowed).for_each(|(logit, _)| {
-                        *logit = f32::NEG_INFINITY;
-                    });
-                }
-            }
-        }
-        // Rows of logits may be longer than the vocabulary.
-        if let Some(rest) = logits.get_mut(words.len() * 32..) {
-            rest.fill(f32::NEG_INFINITY);
-        }
+    /// A bit for each token, the first token's the lowest.
+    pub(crate) fn words(&self) -> &[u32] {
+        self.0.as_slice()
     }
 
-    /// Whether any but these tokens is allowed.
-    pub(crate) fn has_others(&self, tokens: &[u32]) -> bool {
-        let mut others = false;
-        self.0.iter_set_entries(|token| {
-            others |= !u32::try_from(token).is_ok_and(|token| tokens.contains(&token));
-        });
-        others
+    /// Whether a token is allowed.
+    pub(crate) fn has(&self, token: u32) -> bool {
+        let word = usize::try_from(token / u32::BITS).ok().and_then(|at| self.words().get(at));
+        word.is_some_and(|word| word >> (token % u32::BITS) & 1 == 1)
     }
 }

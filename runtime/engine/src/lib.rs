@@ -7,6 +7,7 @@
 //! * [`steps`]: from a plan to the programs that the engine runs
 //! * [`compile`]: one program compiled, for devices that are here or that are only known by name
 //! * [`constraint`]: grammars that outputs keep to
+//! * [`masks`]: which tokens a step's rows allow, and the programs that rule out the others
 //! * [`pool`]: the paged KV cache: who holds which page, and which prefixes are still there
 //! * [`engine`]: requests go in, tokens come out
 //! * [`runner`]: a step run on the devices
@@ -19,6 +20,7 @@
 pub mod compile;
 pub mod constraint;
 pub mod engine;
+pub mod masks;
 pub mod pool;
 pub mod runner;
 pub mod sampling;

@@ -4,7 +4,7 @@
 //! can write; only if every part of its key is the one that is asked for; and only whole.
 //!
 //! A file begins with a line that names its form, then one line of JSON with the [`Key`], length and SHA-256 of the
-//! program; then the program as the plugin serialized it. Its name is made of the step's name and of what was compiled
+//! program; then the program as the plugin serialized it. Its name is made of the program's name and of what was compiled
 //! (program, options, devices), so that an executable of another compiler, processor or flags is found, and refused with the
 //! part that differs.
 
@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gemma4_model::graph::StepGraph;
+use gemma4_hlo::Module;
 use gemma4_plan::digest::sha256;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -58,8 +58,8 @@ impl Key {
     ///
     /// # Errors
     /// [`StoreError::File`] when the processor's features cannot be read and matter.
-    pub fn new(graph: &StepGraph, devices: &Devices, identity: &Identity) -> Result<Self, StoreError> {
-        let program = graph.module.canonical();
+    pub fn new(module: &Module, devices: &Devices, identity: &Identity) -> Result<Self, StoreError> {
+        let program = module.canonical();
         let variable = |name| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
         let cpu_features = match devices {
             Devices::Cpu { .. } => cpu_features()?,

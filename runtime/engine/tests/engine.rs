@@ -61,7 +61,7 @@ fn a_program_is_compiled_kept_and_loaded_again() {
 
     let compiler = Compiler::open(&target).unwrap();
     let identity = compiler.identity().unwrap();
-    let key = Key::new(&graph, &target.devices, &identity).unwrap();
+    let key = Key::new(&graph.module, &target.devices, &identity).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("cache")).unwrap();
     assert_eq!(store.read("step", &key).unwrap(), None);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gemma4_engine::compile::Verdict;
+use gemma4_engine::masks::mask_programs;
 use gemma4_engine::steps::steps;
 use gemma4_engine::store::{Key, Store, StoreError};
 
@@ -41,12 +42,16 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     let store = Store::open(&arguments.output)?;
     let identity = compiler.identity()?;
     let steps = steps(&plan, config)?;
+    let masks = mask_programs(&steps, config);
+    let count = steps.len() + masks.len();
+    let steps = steps.iter().map(|step| (&step.name, step.build(config).map(|graph| graph.module)));
+    let programs = steps.chain(masks.iter().map(|mask| (&mask.name, mask.build())));
     let (mut made, mut kept) = (0, 0);
-    for (index, step) in steps.iter().enumerate() {
-        let graph = step.build(config)?;
-        let key = Key::new(&graph, devices, &identity)?;
-        let progress = format!("{} of {}: {}", index + 1, steps.len(), step.name);
-        match store.read(&step.name, &key) {
+    for (index, (name, module)) in programs.enumerate() {
+        let module = module?;
+        let key = Key::new(&module, devices, &identity)?;
+        let progress = format!("{} of {count}: {name}", index + 1);
+        match store.read(name, &key) {
             Ok(Some(_)) => {
                 note(&format!("{progress} is there"));
                 kept += 1;
@@ -59,14 +64,14 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
             }
             Err(error) => return Err(error.into()),
         }
-        let (answer, executable) = compiler.compile(&step.name, graph.module.text(), true)?;
+        let (answer, executable) = compiler.compile(name, module.text(), true)?;
         if let Verdict::Exceeds { needed, available, message } = answer.verdict {
             let bytes = needed.zip(available);
             let why = bytes.map_or(message, |(needed, there)| format!("it needs {} of {}", gib(needed), gib(there)));
-            report(&anyhow::anyhow!("{} does not fit: {why}", step.name));
+            report(&anyhow::anyhow!("{name} does not fit: {why}"));
             return Ok(FINDINGS);
         }
-        store.write(&step.name, &key, &executable)?;
+        store.write(name, &key, &executable)?;
         made += 1;
     }
     note(&format!("{} compiled, {kept} were there", plural(made, "program")));

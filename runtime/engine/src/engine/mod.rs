@@ -152,6 +152,7 @@ impl Engine {
             warm_cache_hits: Counters::get(&counters.warm_cache_hits),
             warm_cache_misses: Counters::get(&counters.warm_cache_misses),
             fast_prefill_skipped_tokens: Counters::get(&counters.fast_prefill_skipped_tokens),
+            masked_steps: Counters::get(&counters.masked_steps),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{End, EndReason, Event, Events, STEP_TOKENS, Shared, Started, State, Timings, Token};
+use crate::masks::Masks;
 use crate::runner::{Logits, Runner};
 use crate::sampling::{Sampled, Sampler, Scratch};
 use crate::scheduler::{Batch, Finish, RequestId};
@@ -40,9 +41,15 @@ type Requests = HashMap<RequestId, Live>;
 pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
     let mut guard = FailOnPanic { shared, requests: Requests::new() };
     let mut scratch = Scratch::default();
+    let vocab_size = shared.lock().scheduler.options().vocab_size;
     while let Some(batch) = next_batch(shared, &mut guard.requests) {
         let start = Instant::now();
-        let outcome = runner.run(&batch).map_err(|error| error.to_string());
+        let outcome = if needs_masks(&guard.requests, &batch) {
+            runner.run_masked(&batch, &mut || masks(&mut guard.requests, &batch, vocab_size))
+        } else {
+            runner.run(&batch)
+        };
+        let outcome = outcome.map_err(|error| error.to_string());
         let outcome = outcome.and_then(|logits| step(shared, &mut guard.requests, &batch, &logits, &mut scratch));
         if let Err(reason) = outcome {
             fail(shared, &mut guard.requests, &reason);
@@ -101,6 +108,23 @@ fn count(state: &mut State, batch: &Batch) {
     }
 }
 
+/// Whether a sequence with a grammar has rows of logits in a step.
+fn needs_masks(requests: &Requests, batch: &Batch) -> bool {
+    let mut sampled = batch.parts().iter().filter(|part| !part.logits.is_empty());
+    sampled.any(|part| requests.get(&part.request).is_some_and(|live| live.sampler.needs_mask()))
+}
+
+/// What the rows of a step's logits allow.
+fn masks(requests: &mut Requests, batch: &Batch, vocab_size: usize) -> Masks {
+    let mut masks = Masks::new(batch.shape().rows, vocab_size);
+    for part in batch.parts().iter().filter(|part| !part.logits.is_empty()) {
+        if let Some(live) = requests.get_mut(&part.request) {
+            live.sampler.mask(part.logits.clone(), &part.draft, &mut masks);
+        }
+    }
+    masks
+}
+
 /// Samples the step's tokens, takes them in and tells whoever waits for them.
 fn step(
     shared: &Shared,
@@ -115,7 +139,7 @@ fn step(
         for row in part.logits.clone() {
             // Requests that went away have no sampler; the scheduler passes over them too.
             let Some(live) = requests.get_mut(&part.request) else { break };
-            match live.sampler.sample(logits.row(row), scratch) {
+            match live.sampler.sample_masked(logits.row(row), logits.unmasked_row(row), scratch) {
                 Ok(token) => {
                     let follows = part.draft.get(row - part.logits.start) == Some(&token.token);
                     sampled.push(Some(token));

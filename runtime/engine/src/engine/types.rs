@@ -141,6 +141,8 @@ pub struct Statistics {
     pub warm_cache_misses: u64,
     /// Token rows that were real and that the layers which share keys and values did not run for.
     pub fast_prefill_skipped_tokens: u64,
+    /// Steps whose logits were masked on the devices: those with rows of a sequence that keeps to a grammar.
+    pub masked_steps: u64,
 }
 
 /// Upper bounds of the classes of steps by their tokens: those of vLLM's `iteration_tokens_total`.

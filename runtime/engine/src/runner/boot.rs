@@ -27,6 +27,7 @@ use super::programs::{Compiler, Prepared, ProgramError};
 use super::xla::{HostTable, Weights, XlaRunner, zeros};
 use crate::compile::{self, CompileError, Devices};
 use crate::engine::Engine;
+use crate::masks::mask_programs;
 use crate::scheduler::{OptionsError, Scheduler, SchedulerOptions};
 use crate::settings::Settings;
 use crate::speculation::NGRAM;
@@ -85,9 +86,9 @@ pub struct Booted {
     pub settings: Settings,
     /// What it took.
     pub durations: Durations,
-    /// Programs that came compiled from the cache.
+    /// Steps whose programs came compiled from the cache.
     pub cached: usize,
-    /// Programs that were compiled.
+    /// Steps whose programs were compiled.
     pub compiled: usize,
 }
 
@@ -215,13 +216,10 @@ pub fn boot(plan: &Plan, places: &Places, on_progress: &(dyn Fn(Stage) + Sync)) 
     durations.weights = start.elapsed();
 
     let start = Instant::now();
-    let cached = Mutex::new(0_usize);
-    let programs = compiler.prepare(&steps, &|prepared| {
-        *cached.lock().unwrap_or_else(PoisonError::into_inner) += usize::from(prepared.cached);
-        on_progress(Stage::Programs(prepared));
-    })?;
+    let masks = mask_programs(&steps, &config);
+    let programs = compiler.prepare(&steps, &masks, &|prepared| on_progress(Stage::Programs(prepared)))?;
     durations.programs = start.elapsed();
-    let cached = cached.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let cached = programs.cached_steps;
     let compiled = steps.len().saturating_sub(cached);
 
     on_progress(Stage::WarmUp);

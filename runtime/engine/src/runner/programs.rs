@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use gemma4_hlo::Module;
 use gemma4_model::Config;
 use gemma4_model::graph::StepParameter;
 use gemma4_pjrt::{Client, CompileOptions, LoadedExecutable};
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use super::Counters;
 use crate::compile::{Devices, Identity};
+use crate::masks::NamedMask;
 use crate::steps::{NamedStep, StepsError};
 use crate::store::{Key, Store, StoreError};
 
@@ -29,7 +31,7 @@ pub enum ProgramError {
     /// The compiler or the devices refuse.
     #[error("{name}: {error}")]
     Xla {
-        /// Name of the step.
+        /// Name of the program.
         name: String,
         /// What they say.
         error: gemma4_pjrt::Error,
@@ -60,6 +62,22 @@ pub(super) struct Program {
     pub(super) executable: LoadedExecutable,
 }
 
+/// All programs of a plan, ready to run.
+#[derive(Default)]
+pub(super) struct Programs {
+    pub(super) steps: HashMap<StepSize, Program>,
+    /// By their rows.
+    pub(super) masks: HashMap<u64, LoadedExecutable>,
+    /// Steps that came compiled from the cache.
+    pub(super) cached_steps: usize,
+}
+
+/// A program to be made ready.
+enum Wanted<'a> {
+    Step(&'a NamedStep),
+    Mask(&'a NamedMask),
+}
+
 /// Makes programs ready.
 pub(super) struct Compiler {
     pub(super) client: Client,
@@ -84,32 +102,33 @@ impl Compiler {
     pub(super) fn prepare(
         &self,
         steps: &[NamedStep],
+        masks: &[NamedMask],
         on_progress: &(dyn Fn(Prepared) + Sync),
-    ) -> Result<HashMap<StepSize, Program>, ProgramError> {
+    ) -> Result<Programs, ProgramError> {
+        let wanted: Vec<Wanted<'_>> = steps.iter().map(Wanted::Step).chain(masks.iter().map(Wanted::Mask)).collect();
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let ready: Mutex<HashMap<StepSize, Program>> = Mutex::default();
+        let ready: Mutex<Programs> = Mutex::default();
         let worker = || -> Result<(), ProgramError> {
-            while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(wanted_now) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let start = Instant::now();
                 // Whoever fails leaves nothing for the others to begin.
                 let stop = |error| {
-                    next.store(steps.len(), Ordering::Relaxed);
+                    next.store(wanted.len(), Ordering::Relaxed);
                     error
                 };
-                let (program, cached) = self.program(step).map_err(stop)?;
+                let (name, cached) = self.prepare_one(wanted_now, &ready).map_err(stop)?;
                 Counters::add(if cached { &self.counters.warm_cache_hits } else { &self.counters.warm_cache_misses });
-                ready.lock().unwrap_or_else(PoisonError::into_inner).insert(size_of(step), program);
                 on_progress(Prepared {
                     done: done.fetch_add(1, Ordering::Relaxed) + 1,
-                    total: steps.len(),
-                    name: step.name.clone(),
+                    total: wanted.len(),
+                    name,
                     cached,
                     seconds: start.elapsed().as_secs_f64(),
                 });
             }
             Ok(())
         };
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(steps.len());
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(wanted.len());
         let outcomes: Vec<_> = thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
             workers
@@ -121,23 +140,47 @@ impl Compiler {
         Ok(ready.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Loads a program, or compiles and keeps it. Returns whether it was loaded.
+    /// Makes one program ready; gives its name, and whether it was loaded.
+    fn prepare_one(&self, wanted: &Wanted<'_>, ready: &Mutex<Programs>) -> Result<(String, bool), ProgramError> {
+        match wanted {
+            Wanted::Step(step) => {
+                let (program, cached) = self.program(step)?;
+                let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.steps.insert(size_of(step), program);
+                ready.cached_steps += usize::from(cached);
+                Ok((step.name.clone(), cached))
+            }
+            Wanted::Mask(mask) => {
+                let (executable, cached) = self.executable(&mask.name, &mask.build()?)?;
+                let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.masks.insert(mask.options.rows, executable);
+                Ok((mask.name.clone(), cached))
+            }
+        }
+    }
+
+    /// Loads the program of a step, or compiles and keeps it. Returns whether it was loaded.
     pub(super) fn program(&self, step: &NamedStep) -> Result<(Program, bool), ProgramError> {
-        let name = step.name.as_str();
         let graph = step.build(&self.config)?;
-        let key = Key::new(&graph, &self.devices, &self.identity)?;
+        let (executable, cached) = self.executable(&step.name, &graph.module)?;
+        Ok((Program { parameters: graph.parameters, executable }, cached))
+    }
+
+    /// Loads a program, or compiles and keeps it. Returns whether it was loaded.
+    fn executable(&self, name: &str, module: &Module) -> Result<(LoadedExecutable, bool), ProgramError> {
+        let key = Key::new(module, &self.devices, &self.identity)?;
         if let Some(executable) = self.kept(name, &key)? {
-            return Ok((Program { parameters: graph.parameters, executable }, true));
+            return Ok((executable, true));
         }
         let failed = |error| ProgramError::Xla { name: name.to_owned(), error };
-        let executable = self.client.compile(graph.module.text().as_bytes(), &self.options).map_err(failed)?;
+        let executable = self.client.compile(module.text().as_bytes(), &self.options).map_err(failed)?;
         // A program that cannot be kept runs all the same.
         let kept = executable.executable().serialize().map_err(|error| error.to_string());
         let kept = kept.and_then(|bytes| self.store.write(name, &key, &bytes).map_err(|error| error.to_string()));
         if let Err(error) = kept {
             tracing::warn!(program = name, error, "the compiled program is not kept; the next start compiles it again");
         }
-        Ok((Program { parameters: graph.parameters, executable }, false))
+        Ok((executable, false))
     }
 
     /// The program from the cache; what is there and is of no use is told and replaced.

@@ -1,7 +1,7 @@
 //! Steps on devices.
 //!
 //! Invariant: the pages go into each step and come out of it; between steps there is one set of them, and once a step has
-//! failed there is none.
+//! failed there is none. Logits leave the devices once they are masked, if they have to be.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use gemma4_hlo::{ElementType as HloElement, Module, Parallelism, Shape};
 use gemma4_model::graph::{ParameterRole, StepInput};
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::RowTable;
-use gemma4_pjrt::{Argument, Buffer, ElementType};
+use gemma4_pjrt::{Argument, Buffer, ElementType, Execution};
 
-use super::programs::{Compiler, Program, StepSize, size_of};
+use super::programs::{Compiler, Program, Programs, StepSize, size_of};
 use super::{Counters, Logits, RunError, Runner};
+use crate::masks::Masks;
 use crate::scheduler::Batch;
 use crate::steps::NamedStep;
 
@@ -33,7 +34,7 @@ pub(super) struct HostTable {
 pub(crate) struct XlaRunner {
     compiler: Compiler,
     steps: Vec<NamedStep>,
-    programs: HashMap<StepSize, Program>,
+    programs: Programs,
     weights: Weights,
     table: Option<HostTable>,
     pool: Vec<Buffer>,
@@ -49,7 +50,7 @@ impl XlaRunner {
     pub(super) fn new(
         compiler: Compiler,
         steps: Vec<NamedStep>,
-        programs: HashMap<StepSize, Program>,
+        programs: Programs,
         (weights, table): (Weights, Option<HostTable>),
         pool: Vec<Buffer>,
     ) -> Self {
@@ -57,14 +58,15 @@ impl XlaRunner {
         Self { compiler, steps, programs, weights, table, pool, vocab_size }
     }
 
-    /// Runs the program of this size with `input` as its inputs; gives the logits `[R, V]`.
-    pub(super) fn execute<'a>(
+    /// Starts the program of this size with `input` as its inputs; its output on each device are the logits `[R, V]`, the
+    /// same on all.
+    fn launch<'a>(
         &mut self,
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
-    ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+    ) -> Result<Execution, Box<dyn std::error::Error>> {
         let Self { compiler, programs, weights, table, pool, .. } = self;
-        let program = programs.get(&size).ok_or_else(|| Missing(format!("the program of size {size:?}")))?;
+        let program = programs.steps.get(&size).ok_or_else(|| Missing(format!("the program of size {size:?}")))?;
         let client = &compiler.client;
         let devices = program.executable.devices();
         if let Some(HostTable { rows, gathered, .. }) = table {
@@ -97,15 +99,52 @@ impl XlaRunner {
             });
             arguments.push(of_device.collect::<Result<_, _>>()?);
         }
-        let mut logits = None;
-        for outputs in program.executable.execute(arguments)? {
+        let Execution { outputs, done } = program.executable.launch(arguments)?;
+        let mut logits = Vec::with_capacity(devices.len());
+        for outputs in outputs {
             let mut outputs = outputs.into_iter();
-            // Every device has the same logits.
-            let of_device = outputs.next();
-            logits = logits.or(of_device);
+            logits.push(outputs.next().into_iter().collect());
             self.pool.extend(outputs.next());
         }
-        Ok(logits.ok_or_else(|| Missing("an output".to_owned()))?.to_vec::<f32>()?)
+        Ok(Execution { outputs: logits, done })
+    }
+
+    /// Runs the step of this size; gives its logits.
+    fn execute<'a>(
+        &mut self,
+        size: StepSize,
+        input: impl Fn(StepInput) -> &'a [i32],
+    ) -> Result<Logits, Box<dyn std::error::Error>> {
+        let outputs = self.launch(size, input)?.wait()?;
+        Ok(Logits::new(of_first(&outputs)?, self.vocab_size))
+    }
+
+    /// Runs the step of this size, and masks its logits where they are.
+    fn execute_masked<'a>(
+        &mut self,
+        size: StepSize,
+        input: impl Fn(StepInput) -> &'a [i32],
+        masks: &mut dyn FnMut() -> Masks,
+    ) -> Result<Logits, Box<dyn std::error::Error>> {
+        let step = self.launch(size, input)?;
+        // The devices are at work meanwhile.
+        let masks = masks();
+        let (_, _, rows) = size;
+        let program = self.programs.masks.get(&rows).ok_or_else(|| Missing(format!("the mask of {rows} rows")))?;
+        let words = self.vocab_size.div_ceil(u32::BITS as usize);
+        let dims = [rows.cast_signed(), i64::try_from(words)?];
+        let upload = |device: &usize| self.compiler.client.buffer_of(masks.words(), &dims, *device);
+        let uploaded = program.devices().iter().map(upload).collect::<Result<Vec<_>, _>>()?;
+        let unmasked = masks.keeps_unmasked().then(|| of_first(&step.outputs)).transpose()?;
+        let arguments = step.outputs.into_iter().zip(uploaded).map(|(logits, masks)| {
+            // In place of the logits come those that are masked; nobody needs the masks any more.
+            logits.into_iter().chain([masks]).map(Argument::Donate).collect()
+        });
+        let masked = program.launch(arguments.collect());
+        // The step first: if it failed, its words say why.
+        Execution { outputs: Vec::new(), done: step.done }.wait()?;
+        let logits = Logits::new(of_first(&masked?.wait()?)?, self.vocab_size);
+        Ok(logits.with_unmasked(unmasked))
     }
 
     /// Compiles a program that should have been there. Whoever waits for it is told by a counter.
@@ -115,7 +154,7 @@ impl XlaRunner {
         tracing::error!(program = step.name, "compiled while requests wait; all programs should have been ready");
         Counters::add(&self.compiler.counters.compiles_while_serving);
         let (program, _) = self.compiler.program(step)?;
-        self.programs.insert(size, program);
+        self.programs.steps.insert(size, program);
         Ok(())
     }
 
@@ -125,7 +164,7 @@ impl XlaRunner {
             return Ok(());
         };
         let size = size_of(step);
-        let program = self.programs.get(&size).ok_or_else(|| Missing(step.name.clone()))?;
+        let program = self.programs.steps.get(&size).ok_or_else(|| Missing(step.name.clone()))?;
         let nowhere = i32::try_from(step.options.pages).unwrap_or(i32::MAX);
         let zeros: HashMap<StepInput, Vec<i32>> = program
             .parameters
@@ -141,26 +180,70 @@ impl XlaRunner {
             .collect();
         self.execute(size, |input| zeros.get(&input).map_or(&[], Vec::as_slice)).map(|_| ())
     }
+
+    /// The size of a batch's step, whose program is there afterwards.
+    fn prepared(&mut self, batch: &Batch) -> Result<StepSize, Box<dyn std::error::Error>> {
+        let shape = batch.shape();
+        // They came from numbers of this type.
+        let size = (shape.tokens as u64, shape.sequences as u64, shape.rows as u64);
+        if !self.programs.steps.contains_key(&size) {
+            self.compile(size)?;
+        }
+        Ok(size)
+    }
+
+    /// What came of a step; what the pages hold after one that failed is not known.
+    fn end_of(
+        &mut self,
+        batch: &Batch,
+        outcome: Result<Logits, Box<dyn std::error::Error>>,
+    ) -> Result<Logits, RunError> {
+        outcome.map_err(|error| {
+            self.pool.clear();
+            RunError { step: batch.step(), reason: error.to_string() }
+        })
+    }
+
+    /// Counts what a step of this size left out.
+    fn count_skipped(&self, size: StepSize, batch: &Batch) {
+        let skips = |program: &Program| {
+            program.parameters.iter().any(|one| one.role == ParameterRole::Input(StepInput::LogitItems))
+        };
+        if self.programs.steps.get(&size).is_some_and(skips) {
+            let skipped = batch.tokens().saturating_sub(batch.logits());
+            Counters::add_all(&self.compiler.counters.fast_prefill_skipped_tokens, skipped as u64);
+        }
+    }
+}
+
+/// The only output of the first device.
+fn of_first(outputs: &[Vec<Buffer>]) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+    let output = outputs.iter().flatten().next();
+    Ok(output.ok_or_else(|| Missing("an output".to_owned()))?.to_vec::<f32>()?)
 }
 
 impl Runner for XlaRunner {
     fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
-        let shape = batch.shape();
-        // They came from numbers of this type.
-        let size = (shape.tokens as u64, shape.sequences as u64, shape.rows as u64);
-        let failed = |error: Box<dyn std::error::Error>| RunError { step: batch.step(), reason: error.to_string() };
-        if !self.programs.contains_key(&size) {
-            self.compile(size).map_err(failed)?;
-        }
-        let logits = self.execute(size, |input| batch.input(input)).map_err(failed)?;
-        let skips = |program: &Program| {
-            program.parameters.iter().any(|one| one.role == ParameterRole::Input(StepInput::LogitItems))
+        let mut run = || {
+            let size = self.prepared(batch)?;
+            let logits = self.execute(size, |input| batch.input(input))?;
+            self.count_skipped(size, batch);
+            Ok(logits)
         };
-        if self.programs.get(&size).is_some_and(skips) {
-            let skipped = batch.tokens().saturating_sub(batch.logits());
-            Counters::add_all(&self.compiler.counters.fast_prefill_skipped_tokens, skipped as u64);
-        }
-        Ok(Logits::new(logits, self.vocab_size))
+        let outcome = run();
+        self.end_of(batch, outcome)
+    }
+
+    fn run_masked(&mut self, batch: &Batch, masks: &mut dyn FnMut() -> Masks) -> Result<Logits, RunError> {
+        let mut run = || {
+            let size = self.prepared(batch)?;
+            let logits = self.execute_masked(size, |input| batch.input(input), masks)?;
+            self.count_skipped(size, batch);
+            Counters::add(&self.compiler.counters.masked_steps);
+            Ok(logits)
+        };
+        let outcome = run();
+        self.end_of(batch, outcome)
     }
 
     fn counters(&self) -> Arc<Counters> {

@@ -3,8 +3,8 @@
 //! Invariant: the token is a function of the logits, the parameters, the tokens of its own sequence and, when it is drawn,
 //! the seed and the place in the sequence. What else is in the batch plays no part.
 //!
-//! The order is that of vLLM: what a grammar forbids is ruled out, then stop tokens below the least length, then come biases,
-//! then penalties; the best token is taken for temperature 0, else the logits are divided by the temperature, cut by min-p,
+//! The order is that of vLLM: what a grammar forbids is ruled out (before, on the devices, by the masks that
+//! [`Sampler::mask`] makes), then stop tokens below the least length, then come biases, then penalties; the best token is taken for temperature 0, else the logits are divided by the temperature, cut by min-p,
 //! top-k and top-p, and one token is drawn. Logprobs are those of the model's own logits, before all of this.
 //!
 //! A grammar decides before a least length does: where it allows nothing but stop tokens, the sequence ends.
@@ -14,10 +14,12 @@ mod logprobs;
 mod params;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::constraint::{Allowed, Constraint, ConstraintError};
+use crate::constraint::{Constraint, ConstraintError};
+use crate::masks::Masks;
 
 pub use logprobs::Logprobs;
 pub use params::{SamplingError, SamplingParams};
@@ -52,6 +54,8 @@ pub struct Sampler {
     seed: u64,
     /// Where the sequence is in its grammar.
     constraint: Option<Constraint>,
+    /// The place in the output for which no mask could be made, and why.
+    without_mask: Option<(usize, ConstraintError)>,
     /// How many alternatives are wanted with each token.
     logprobs: Option<usize>,
     /// Tokens that are ruled out before so many were generated.
@@ -75,6 +79,7 @@ impl Sampler {
             seed: params.seed.unwrap_or(seed),
             params,
             constraint: None,
+            without_mask: None,
             logprobs: None,
             stop_tokens: Vec::new(),
             min_tokens: 0,
@@ -107,17 +112,64 @@ impl Sampler {
         self
     }
 
-    /// Samples the sequence's next token from its row of logits. `scratch` is only room to work in.
+    /// Whether the logits have to be masked before tokens are sampled from them.
+    #[must_use]
+    pub const fn needs_mask(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// Makes the masks of the sequence's rows of logits in a step: of the next token, and of those that follow the tokens of
+    /// a draft. Rows behind a draft token that its own row forbids allow everything: nothing is sampled from them.
+    pub fn mask(&mut self, rows: Range<usize>, draft: &[u32], masks: &mut Masks) {
+        let Some(constraint) = &mut self.constraint else { return };
+        if self.logprobs.is_some() {
+            masks.keep_unmasked();
+        }
+        let mut allowed = constraint.allowed();
+        let mut ahead: Option<Constraint> = None;
+        for (place, row) in rows.enumerate() {
+            let here = match allowed {
+                Ok(here) => here,
+                // It matters only if the sequence gets there.
+                Err(error) => {
+                    self.without_mask = Some((self.generated.saturating_add(place), error));
+                    return;
+                }
+            };
+            masks.allow(row, here.words());
+            let Some(token) = draft.get(place).filter(|token| here.has(**token)) else { return };
+            let ahead = ahead.get_or_insert_with(|| constraint.clone());
+            allowed = ahead.advance(*token).and_then(|()| ahead.allowed());
+        }
+    }
+
+    /// Samples the sequence's next token from its row of logits, from which what a grammar forbids is ruled out. `scratch` is
+    /// only room to work in.
     ///
     /// # Errors
     /// [`SampleError`]; the sequence cannot go on then.
     pub fn sample(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<Sampled, SampleError> {
-        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
-        let token = self.choose(logits, allowed.as_ref(), scratch)?;
+        self.sample_masked(logits, logits, scratch)
+    }
+
+    /// As [`Self::sample`], with the row as the model computed it for the logprobs.
+    ///
+    /// # Errors
+    /// [`SampleError`]; the sequence cannot go on then.
+    pub fn sample_masked(
+        &mut self,
+        logits: &[f32],
+        unmasked: &[f32],
+        scratch: &mut Scratch,
+    ) -> Result<Sampled, SampleError> {
+        if let Some((_, error)) = self.without_mask.take_if(|(place, _)| *place == self.generated) {
+            return Err(error.into());
+        }
+        let token = self.choose(logits, scratch)?;
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token)?;
         }
-        let logprobs = self.logprobs.map(|count| Logprobs::of(logits, token, count));
+        let logprobs = self.logprobs.map(|count| Logprobs::of(unmasked, token, count));
         self.generated += 1;
         if self.params.penalizes() {
             *self.counts.entry(token).or_default() += 1;
@@ -125,20 +177,23 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
-    fn choose(&self, logits: &[f32], allowed: Option<&Allowed>, scratch: &mut Scratch) -> Result<u32, SampleError> {
-        let params = &self.params;
-        let ruled_out = self.generated < self.min_tokens
+    /// Whether stop tokens are ruled out: below the least length, unless a grammar left nothing else.
+    fn rules_out_stops(&self, logits: &[f32]) -> bool {
+        let mut left = (0_u32..).zip(logits).filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        self.generated < self.min_tokens
             && !self.stop_tokens.is_empty()
-            && allowed.is_none_or(|allowed| allowed.has_others(&self.stop_tokens));
-        if params.is_greedy() && !params.changes_logits() && !ruled_out && allowed.is_none() {
+            && (self.constraint.is_none() || left.any(|(token, _)| !self.stop_tokens.contains(&token)))
+    }
+
+    fn choose(&self, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+        let params = &self.params;
+        let ruled_out = self.rules_out_stops(logits);
+        if params.is_greedy() && !params.changes_logits() && !ruled_out {
             return best(logits);
         }
         let row = &mut scratch.row;
         row.clear();
         row.extend_from_slice(logits);
-        if let Some(allowed) = allowed {
-            allowed.apply(row);
-        }
         let mut change = |token: u32, change: &mut dyn FnMut(f32) -> f32| {
             if let Some(logit) = usize::try_from(token).ok().and_then(|token| row.get_mut(token)) {
                 *logit = change(*logit);

@@ -17,6 +17,7 @@
 //! * [`StepOptions`], [`step`]: what is built, and building it
 //! * [`Kernels`]: who computes the hot operators
 //! * [`StepParameter`]: every argument in order, with what belongs into it
+//! * [`MaskOptions`], [`mask`]: a program beside the steps, which rules tokens out of their logits
 //!
 //! Letters beside those of the crate: `T` token rows of the bucket, `S` sequences, `R` rows that need logits, `I` items,
 //! `B` blocks of a block table.
@@ -27,6 +28,7 @@ mod experts;
 mod feed_forward;
 mod kernels;
 mod layers;
+mod mask;
 mod numerics;
 mod parameters;
 mod rows;
@@ -35,6 +37,7 @@ mod step;
 mod weights;
 
 pub use kernels::{ATTENTION, EXPERTS, GATED, GATED_ROWS, KV_WRITE, Kernels, LINEAR, NORM};
+pub use mask::{MASK_BITS, MaskOptions, mask};
 pub use parameters::{ParameterRole, StepInput, StepParameter};
 pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
 

@@ -28,6 +28,7 @@ pub(super) struct EngineMetrics {
     padding: IntCounter,
     computed: IntCounter,
     skipped: IntCounter,
+    masked: IntCounter,
     reclaimed: IntCounter,
     steps: Arc<Mutex<Steps>>,
 }
@@ -81,6 +82,10 @@ impl EngineMetrics {
                 "gemma4ctl:fast_prefill_skipped_tokens_total",
                 "Token rows of steps that were real and that the layers which share KV did not run for.",
             )?,
+            masked: families.counter(
+                "gemma4ctl:masked_steps_total",
+                "Steps whose logits were masked on the devices, for requests that keep to a grammar.",
+            )?,
             reclaimed: families.counter(
                 "gemma4ctl:window_blocks_reclaimed_total",
                 "Blocks given back because they fell behind a window.",
@@ -109,6 +114,7 @@ impl EngineMetrics {
             (&self.padding, totals.padding_rows),
             (&self.computed, statistics.computed_tokens),
             (&self.skipped, statistics.fast_prefill_skipped_tokens),
+            (&self.masked, statistics.masked_steps),
             (&self.reclaimed, totals.window_blocks_reclaimed),
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));
