@@ -496,8 +496,10 @@ impl Recorder {
     fn new(programs: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, body) in programs {
-            // In one write: programs of a pipe run at the same time.
-            let script = format!("#!/bin/bash\nprintf '%s\\0' {name} \"$@\" $'\\n' >>\"$RECORD\"\n{body}\n");
+            // Programs of a pipe run at the same time, and printf writes at every end of a line; cat writes all at once.
+            let script = format!(
+                "#!/bin/bash\nprintf '%s\\0' {name} \"$@\" >\"$RECORD.$$\"\nprintf '\\n' >>\"$RECORD.$$\"\ncat \"$RECORD.$$\" >>\"$RECORD\"\n{body}\n"
+            );
             common::write_program(&folder.path().join(name), &script);
         }
         Recorder { folder }
@@ -516,7 +518,7 @@ impl Recorder {
 
     fn calls(&self) -> Vec<Vec<String>> {
         let text = std::fs::read_to_string(self.folder.path().join("record")).unwrap_or_default();
-        let lines = text.split("\0\n\0").filter(|line| !line.is_empty());
+        let lines = text.split("\0\n").filter(|line| !line.is_empty());
         lines.map(|line| line.split('\0').map(str::to_owned).collect()).collect()
     }
 }

@@ -46,8 +46,8 @@ pub fn mask_programs(steps: &[NamedStep], config: &Config) -> Vec<NamedMask> {
 /// Tokens of a word.
 const BITS: usize = u32::BITS as usize;
 
-/// The tokens that each row of a step's logits allows, as the devices take them: bit `b` of word `w` of a row is 1 where
-/// token `32 w + b` is allowed.
+/// The tokens that each row of a step's logits allows, as the devices take them: bit `b` of word `w` of the `W` words of a row is 1
+/// where token `W b + w` is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Masks {
     words: Vec<u32>,
@@ -64,13 +64,28 @@ impl Masks {
         Self { words: vec![u32::MAX; rows.saturating_mul(width)], width, keeps_unmasked: false }
     }
 
-    /// Lets a row allow these tokens alone. What the words do not reach is forbidden.
+    /// Lets a row allow these tokens alone: bit `b` of word `w` stands for token `32 w + b`. What the words do not reach is
+    /// forbidden.
     pub fn allow(&mut self, row: usize, words: &[u32]) {
-        let start = row.saturating_mul(self.width);
-        let Some(row) = self.words.get_mut(start..start.saturating_add(self.width)) else { return };
-        let (given, rest) = row.split_at_mut(words.len().min(self.width));
-        given.copy_from_slice(words.get(..given.len()).unwrap_or_default());
-        rest.fill(0);
+        let (width, start) = (self.width, row.saturating_mul(self.width));
+        let Some(row) = self.words.get_mut(start..start.saturating_add(width)) else { return };
+        if !width.is_multiple_of(BITS) {
+            row.fill(0);
+            for token in 0..width.saturating_mul(BITS) {
+                let allowed = words.get(token / BITS).is_some_and(|word| word >> (token % BITS) & 1 == 1);
+                if let Some(word) = row.get_mut(token % width) {
+                    *word |= u32::from(allowed) << (token / width);
+                }
+            }
+            return;
+        }
+        // Token `W b + w` is bit `w mod 32` of word `W / 32 b + w / 32`: so 32 words that lie `W / 32` apart become 32 neighbours.
+        for (place, neighbours) in row.as_chunks_mut::<BITS>().0.iter_mut().enumerate() {
+            for (bit, word) in neighbours.iter_mut().enumerate() {
+                *word = words.get(bit * (width / BITS) + place).copied().unwrap_or(0);
+            }
+            turn(neighbours);
+        }
     }
 
     /// Asks for the logits as they were before, too.
@@ -96,18 +111,48 @@ impl Masks {
             return;
         }
         for (words, row) in self.words.chunks(self.width).zip(logits.chunks_mut(vocab_size)) {
-            for (word, logits) in words.iter().zip(row.chunks_mut(BITS)) {
-                // Most words are all or nothing.
-                match *word {
-                    0 => logits.fill(f32::NEG_INFINITY),
-                    u32::MAX => {}
-                    word => {
-                        let bits = (0..).map(|bit| word >> bit & 1 == 1);
-                        logits.iter_mut().zip(bits).filter(|(_, allowed)| !allowed).for_each(|(logit, _)| {
-                            *logit = f32::NEG_INFINITY;
-                        });
-                    }
+            for (bit, logits) in row.chunks_mut(self.width).enumerate() {
+                for (word, logit) in words.iter().zip(logits) {
+                    *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
                 }
+            }
+        }
+    }
+}
+
+/// Bit `b` of word `w` becomes bit `w` of word `b` (Hacker's Delight, 7-3).
+fn turn(words: &mut [u32; BITS]) {
+    let (mut half, mut mask) = (BITS / 2, 0x0000_ffff_u32);
+    while half > 0 {
+        let mut at = 0;
+        while at < BITS {
+            let differing = (words[at] >> half ^ words[at + half]) & mask;
+            words[at] ^= differing << half;
+            words[at + half] ^= differing;
+            at = (at + half + 1) & !half;
+        }
+        half /= 2;
+        mask ^= mask << half;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_has_its_place() {
+        for vocab_size in [1_usize, 31, 32, 33, 1000, 1024, 2048, 3000] {
+            let words: Vec<u32> =
+                (1..=vocab_size.div_ceil(BITS)).map(|word| (word as u32).wrapping_mul(0x9e37_79b9)).collect();
+            let mut masks = Masks::new(2, vocab_size);
+            masks.allow(1, &words);
+            let mut logits = vec![1.0; 2 * vocab_size];
+            masks.apply(&mut logits, vocab_size);
+            for token in 0..vocab_size {
+                let allowed = words[token / BITS] >> (token % BITS) & 1 == 1;
+                assert_eq!(logits[token], 1.0, "a row that nobody spoke of");
+                assert_eq!(logits[vocab_size + token] == 1.0, allowed, "token {token} of {vocab_size}");
             }
         }
     }

@@ -40,7 +40,7 @@ fn reference(options: &MaskOptions, logits: &[f32], words: &[u32]) -> Vec<f32> {
     let (vocabulary, width) = (options.vocab_size as usize, options.words() as usize);
     let allowed = |at: usize| {
         let (row, token) = (at / vocabulary, at % vocabulary);
-        words[row * width + token / 32] & 1 << (token % 32) != 0
+        words[row * width + token % width] & 1 << (token / width) != 0
     };
     logits.iter().enumerate().map(|(at, logit)| if allowed(at) { *logit } else { f32::NEG_INFINITY }).collect()
 }

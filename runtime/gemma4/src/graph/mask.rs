@@ -30,7 +30,7 @@ impl MaskOptions {
 }
 
 /// Builds the program. Its arguments are the logits `[R, V]` in f32, in whose place the result is written, and the mask
-/// `[R, V/32]` in u32: bit `b` of word `w` is 1 where token `32 w + b` stays as it is. Those of all others become minus
+/// `[R, V/32]` in u32: bit `b` of word `w` of `W` is 1 where token `W b + w` stays as it is. Those of all others become minus
 /// infinity.
 ///
 /// # Errors
@@ -57,17 +57,18 @@ pub fn mask(options: &MaskOptions) -> Result<Module, GraphError> {
     module.main(&[logits, allowed], |b, arguments| {
         let &[logits, allowed] = arguments else { return Ok(arguments.to_vec()) };
         b.scope("mask", |b| {
-            // A word's tokens as a dimension of their own: a loop over it that knows its length is a vector or two.
-            let dims = [rows, words, MASK_BITS];
+            // Neighbouring tokens have the same bit of neighbouring words, and the words are the last dimension: with 32 bits there,
+            // a TPU would fill the other 96 lanes of every tile with nothing.
+            let dims = [rows, MASK_BITS, words];
             let nothing = b.lowest(ElementType::F32, &[])?;
             let whole = match i64::try_from(rest) {
                 Ok(0) => logits,
                 rest => b.pad(logits, nothing, &[0, 0], &[0, rest.unwrap_or(0)], &[0, 0])?,
             };
             let whole = b.reshape(whole, &dims)?;
-            let bits = b.iota(ElementType::U32, &dims, 2)?;
+            let bits = b.iota(ElementType::U32, &dims, 1)?;
             let one = b.splat(1_u32, &dims)?;
-            let allowed = b.broadcast(allowed, &dims, &[0, 1])?;
+            let allowed = b.broadcast(allowed, &dims, &[0, 2])?;
             let allowed = b.shift_right_logical(allowed, bits)?;
             let allowed = b.and(allowed, one)?;
             let allowed = b.compare(Comparison::Eq, allowed, one)?;
