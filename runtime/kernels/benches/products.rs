@@ -1,6 +1,6 @@
 //! Speed of the products alone.
 //!
-//! `cargo bench -p gemma4-kernels --bench products`
+//! `cargo bench -p gemma4-kernels --bench products`; with `-- 32`, those of 32 rows alone.
 
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints, and stops where it cannot go on")]
 
@@ -14,6 +14,7 @@ fn values(count: usize, modulus: usize) -> Vec<bf16> {
 }
 
 fn main() {
+    let wanted: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     println!("rows  width  columns        ms   GFLOP/s  GB/s of weights");
     for (tokens, width, rows) in [
         (1, 1024, 8192),
@@ -28,11 +29,14 @@ fn main() {
         (512, 4096, 1024),
         (2048, 1024, 4096),
     ] {
+        if !wanted.is_empty() && !wanted.contains(&tokens) {
+            continue;
+        }
         // More than the caches hold.
-        let copies = if tokens < 100 { 8 } else { 1 };
+        let copies = if tokens < 100 { 24 } else { 4 };
         let (inputs, weights) = (values(tokens * width, 13), values(copies * rows * width, 11));
         let mut out = vec![bf16::ZERO; tokens * rows];
-        let mut times: Vec<f64> = (0..16)
+        let mut times: Vec<f64> = (0..3 * copies)
             .map(|round| {
                 let weights = &weights[round % copies * rows * width..][..rows * width];
                 let start = Instant::now();

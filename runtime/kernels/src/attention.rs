@@ -14,6 +14,11 @@ use crate::number::Number;
 use crate::softmax::{Rows, weigh};
 pub use crate::stored::Stored;
 use crate::threads::{self, Shared};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors;
+
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 /// What does not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -234,6 +239,10 @@ const PART: usize = 256;
 /// Rows from which on turning keys into panels pays.
 const PANELS_FROM: usize = 12;
 
+/// Rows from which on tiles pay: fewer would fill a small part of each.
+#[cfg(target_arch = "x86_64")]
+const TILES_FROM: usize = 16;
+
 /// The parts that the keys of an item are attended to in: a query alone would keep one thread busy for as long as it has keys, and
 /// the others idle.
 fn cut(keys: &Range<usize>, count: i32) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -294,6 +303,12 @@ impl<Q: Number> Item<'_, Q> {
         self.item.map(|field| usize::try_from(field).unwrap_or(usize::MAX))
     }
 
+    /// Queries of the item that share its head of keys and values.
+    fn rows(&self) -> usize {
+        let [_, count, _] = self.fields();
+        count * self.of.group
+    }
+
     /// Position of the first row.
     fn lowest(&self) -> Result<usize, AttentionError> {
         let [first, ..] = self.fields();
@@ -332,6 +347,10 @@ impl<Q: Number> Item<'_, Q> {
     }
 
     fn attend(&self, range: &Range<usize>) -> Result<Partial, AttentionError> {
+        #[cfg(target_arch = "x86_64")]
+        if vectors::has_amx() && Q::IS_BF16 && self.of.part.stored.is_exact_as_bf16() && self.rows() >= TILES_FROM {
+            return self.attend_in_tiles(range);
+        }
         // Where products take narrow factors, nothing is widened that need not be.
         if takes_narrow::<Q>() && self.of.part.stored.is_exact_as_bf16() {
             self.attend_as::<Q>(range)
@@ -343,11 +362,8 @@ impl<Q: Number> Item<'_, Q> {
     /// With queries, keys and values as numbers of type `E`, which holds them exactly.
     fn attend_as<E: Number>(&self, range: &Range<usize>) -> Result<Partial, AttentionError> {
         let (of, lowest) = (self.of, self.lowest()?);
-        let (width, group, block) = (of.width, of.group, of.part.tokens);
-        let [_, count, sequence] = self.fields();
-        let (table, first_block) = self.table(sequence)?;
-
-        let rows = count * group;
+        let (width, block) = (of.width, of.part.tokens);
+        let rows = self.rows();
         let mut queries = vec![E::default(); rows * width];
         for (row, to) in queries.chunks_exact_mut(width).enumerate() {
             let from = &of.queries[self.place(row)..][..width];
@@ -361,8 +377,7 @@ impl<Q: Number> Item<'_, Q> {
         let mut total = vec![0.0_f32; rows * width];
 
         for number in range.start / block..range.end.div_ceil(block) {
-            let page = number.checked_sub(first_block).and_then(|place| table.get(place));
-            let page = page.and_then(|page| usize::try_from(*page).ok()).ok_or(AttentionError("the block table"))?;
+            let page = self.page(number)?;
             let (from, to) = (range.start.max(number * block), range.end.min((number + 1) * block));
             let seen = to - from;
             // For many rows, keys become panels, whose last columns may be none of a key: those get no weight.
@@ -385,17 +400,30 @@ impl<Q: Number> Item<'_, Q> {
             } else {
                 many(&queries, keys, scores, columns);
             }
-            for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
-                // This row's keys: those up to its own place, as far as the window reaches back.
-                let after = lowest + row / group + 1;
-                let visible = after.saturating_sub(of.window).clamp(from, to)..after.clamp(from, to);
-                scores[..visible.start - from].fill(f32::NEG_INFINITY);
-                scores[visible.end - from..].fill(f32::NEG_INFINITY);
-            }
+            self.mask(lowest, &(from..to), scores, columns);
             state.add(scores);
             weigh(scores, values, &state.rescale, &mut total);
         }
         Ok(Partial { state, total })
+    }
+
+    /// The page of a block.
+    fn page(&self, block: usize) -> Result<usize, AttentionError> {
+        let [.., sequence] = self.fields();
+        let (table, first_block) = self.table(sequence)?;
+        let page = block.checked_sub(first_block).and_then(|place| table.get(place));
+        page.and_then(|page| usize::try_from(*page).ok()).ok_or(AttentionError("the block table"))
+    }
+
+    /// Leaves each row the scores `[rows, columns]` of the keys that it sees, of which the first one has the first column.
+    fn mask(&self, lowest: usize, keys: &Range<usize>, scores: &mut [f32], columns: usize) {
+        for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
+            // This row's keys: those up to its own place, as far as the window reaches back.
+            let after = lowest + row / self.of.group + 1;
+            let first = after.saturating_sub(self.of.window).clamp(keys.start, keys.end);
+            scores[..first - keys.start].fill(f32::NEG_INFINITY);
+            scores[after.clamp(keys.start, keys.end) - keys.start..].fill(f32::NEG_INFINITY);
+        }
     }
 
     /// Rounds what all keys have made into the rows that come out.

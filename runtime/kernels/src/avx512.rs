@@ -7,14 +7,15 @@
 
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
-    _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps,
-    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_f32x4, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
-    _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64, _mm512_unpacklo_ps,
+    _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_div_ps,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_add_ps, _mm512_mask_max_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_f32x4,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_unpacklo_ps,
 };
 
 use half::bf16;
@@ -55,7 +56,7 @@ fn load(from: &[bf16; PART]) -> __m512i {
 /// Up to 32 elements, and 0 in place of those that are missing.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load_some(from: &[bf16]) -> __m512i {
+pub(crate) fn load_some(from: &[bf16]) -> __m512i {
     if let Some(whole) = from.first_chunk() {
         return load(whole);
     }
@@ -370,7 +371,7 @@ fn pack(weights: Matrix<'_, bf16>, first: usize, depth: usize, packed: &mut [[u3
 /// Rows of sixteen pairs become columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn turn(rows: [__m512i; SUMS]) -> [__m512i; SUMS] {
+pub(crate) fn turn(rows: [__m512i; SUMS]) -> [__m512i; SUMS] {
     let mut twos = [_mm512_setzero_si512(); SUMS];
     for at in (0..SUMS).step_by(2) {
         twos[at] = _mm512_unpacklo_epi32(rows[at], rows[at + 1]);
@@ -524,6 +525,49 @@ fn gelu(x: __m512) -> __m512 {
     let cube = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(CUBE), x), x);
     let inner = _mm512_mul_ps(_mm512_set1_ps(-TWICE_ROOT), _mm512_fmadd_ps(cube, x, x));
     _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0), exp(inner)))
+}
+
+/// [`crate::softmax::weights_of`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn weights_of(scores: &mut [f32], most: f32) -> (f32, f32) {
+    let mask = |part: &[f32]| if part.len() == SUMS { u16::MAX } else { (1_u16 << part.len()) - 1 };
+    let mut greatest = _mm512_set1_ps(most);
+    for part in scores.chunks(SUMS) {
+        // SAFETY: only elements of the mask are read, which are there. Of a NaN and a number, the second is taken: what was greatest.
+        greatest = unsafe {
+            _mm512_mask_max_ps(greatest, mask(part), _mm512_maskz_loadu_ps(mask(part), part.as_ptr()), greatest)
+        };
+    }
+    let new = _mm512_reduce_max_ps(greatest);
+    // A row that has seen no key yet stays without weights.
+    let shift = _mm512_set1_ps(if new == f32::NEG_INFINITY { 0.0 } else { new });
+    let mut added = _mm512_setzero_ps();
+    for part in scores.chunks_mut(SUMS) {
+        let mask = mask(part);
+        // SAFETY: only elements of the mask are read and written, which are there.
+        unsafe {
+            let weights = exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, part.as_ptr()), shift));
+            added = _mm512_mask_add_ps(added, mask, added, weights);
+            _mm512_mask_storeu_ps(part.as_mut_ptr(), mask, weights);
+        }
+    }
+    (new, _mm512_reduce_add_ps(added))
+}
+
+/// [`crate::functions::narrow`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
+    for (from, to) in from.chunks(SUMS).zip(to.chunks_mut(SUMS)) {
+        let count = from.len().min(to.len());
+        let mask = if count == SUMS { u16::MAX } else { (1_u16 << count) - 1 };
+        // SAFETY: only elements of the mask are read and written, which are there; both types are 32 bytes, of which every
+        // value is one.
+        unsafe {
+            let narrow = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from.as_ptr()));
+            let narrow = std::mem::transmute::<__m256bh, __m256i>(narrow);
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, narrow);
+        }
+    }
 }
 
 /// [`crate::functions::exp`].

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-#[cfg(target_arch = "x86_64")]
-use crate::avx512;
 use crate::threads;
 use crate::vectors::{self, Lanes, fma, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::{amx, avx512};
 
 /// What the machine can do with all the threads that operators run on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +77,11 @@ impl Lanes for Read<'_> {
 
 /// Multiplies and adds as fast as can be. Returns how many operations that were.
 fn multiply() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_amx() {
+        // SAFETY: the processor has the instructions, and this process may use them.
+        return unsafe { amx::multiply(ROUNDS) };
+    }
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx512() {
         // SAFETY: the processor has the instructions.

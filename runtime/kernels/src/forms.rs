@@ -3,6 +3,8 @@
 use half::bf16;
 use proptest::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
@@ -10,6 +12,8 @@ use crate::linear::{few, many, panel, spread};
 use crate::matrix::Matrix;
 use crate::number::Number;
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors;
 use crate::vectors::Lanes;
 
 fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
@@ -48,6 +52,79 @@ fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &
     let portable = by(&mut |out| Blocked { inputs: &inputs, weights: &weights, width, out, stride }.run::<8, false>());
     near(&portable, &by(&mut |out| many(&inputs, Matrix::dense(&weights, width), out, stride)));
     near(&portable, &by(&mut |out| many(&x, Matrix::dense(&weights, width), out, stride)));
+}
+
+/// Products in tiles, where the processor has them, beside the portable form: from any first token on, of rows that lie apart.
+#[cfg(target_arch = "x86_64")]
+fn products_in_tiles(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f32]) {
+    if !vectors::has_amx() {
+        return;
+    }
+    let of = |numbers: &[f32]| -> Vec<bf16> { numbers.iter().map(|number| bf16::narrow(*number)).collect() };
+    let (inputs, weights) = (of(x), of(w));
+    let wide = |elements: &[bf16]| -> Vec<f32> { elements.iter().map(|element| element.widen()).collect() };
+    let mut portable = vec![0.0; rows * tokens];
+    Dots { inputs: &wide(&inputs), weights: &weights, width, out: &mut portable }.run::<8, false>();
+    let apart: Vec<bf16> = weights.chunks_exact(width).flat_map(|row| [row, &[bf16::NAN; 3]].concat()).collect();
+    let apart = Matrix::apart(&apart, rows, width, width + 3).expect("as many rows");
+    let stride = rows.next_multiple_of(amx::SIDE);
+    // SAFETY: the processor has the instructions.
+    let (packed, alone) = unsafe { (amx::Packed::new(&inputs, width), amx::Packed::here(&inputs, width)) };
+    for first in (0..tokens).step_by(amx::SIDE) {
+        for (inputs, weights) in [(&packed, Matrix::dense(&weights, width)), (&alone, apart)] {
+            let mut out = vec![0.0; (tokens - first) * stride];
+            // SAFETY: as above.
+            unsafe { amx::products(inputs, first..tokens, weights, &mut out, stride) };
+            let out: Vec<f32> = out.chunks(stride).flat_map(|row| row[..rows].to_vec()).collect();
+            near(&portable[first * rows..], &out);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_product_in_tiles(
+        (tokens, rows, width, x, w) in (1_usize..70, 1_usize..80, 1_usize..290).prop_flat_map(|(tokens, rows, width)| {
+            (Just(tokens), Just(rows), Just(width), numbers(tokens * width), numbers(rows * width))
+        }),
+    ) {
+        products_in_tiles(tokens, rows, width, &x, &w);
+    }
+
+    #[test]
+    fn deep_products_in_tiles(x in numbers(40 * 1_120), w in numbers(40 * 1_120)) {
+        products_in_tiles(40, 40, 1_120, &x, &w);
+    }
+
+    #[test]
+    fn any_sum_weighed_in_tiles(
+        (rows, keys, width, weights, values) in (1_usize..50, 1_usize..70, 1_usize..70).prop_flat_map(|(rows, keys, width)| {
+            (Just(rows), Just(keys), Just(width), numbers(rows * keys), numbers(keys * width))
+        }),
+        cut in 0_usize..70,
+        behind in 0_usize..20,
+    ) {
+        if vectors::has_amx() {
+            let of = |numbers: &[f32]| -> Vec<bf16> { numbers.iter().map(|number| bf16::narrow(*number)).collect() };
+            let wide = |elements: &[bf16]| -> Vec<f32> { elements.iter().map(|element| element.widen()).collect() };
+            let (weights, values) = (of(&weights), of(&values));
+            let rescale: Vec<f32> = (0..rows).map(|row| 1.0 / (1 + row) as f32).collect();
+            let mut portable: Vec<f32> = (0..rows * width).map(|at| (at % 7) as f32).collect();
+            let mut ours = portable.clone();
+            let (weights, plain) = (wide(&weights), wide(&values));
+            Weigh { weights: &weights, values: &plain, width, rescale: &rescale, total: &mut portable }.run::<8, false>();
+            let (first, second) = values.split_at(cut.min(keys) * width);
+            let parts = [Matrix::dense(first, width), Matrix::dense(second, width)];
+            // Columns of no key have no weight.
+            let padded: Vec<f32> = weights.chunks(keys).flat_map(|row| [row, &vec![0.0; behind]].concat()).collect();
+            // SAFETY: the processor has the instructions.
+            unsafe { amx::weigh(&padded, &parts, width, &rescale, &mut ours, &mut amx::Scratch::default()) };
+            near(&portable, &ours);
+        }
+    }
 }
 
 proptest! {

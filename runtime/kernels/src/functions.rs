@@ -67,8 +67,15 @@ pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
     out
 }
 
-/// Rounds each number.
+/// Rounds each number. Those below the least normal one may become 0.
 pub(crate) fn narrow<W: Number>(from: &[f32], to: &mut [W]) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx512()
+        && let Some(to) = W::as_bf16_mut(to)
+    {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::narrow(from, to) };
+    }
     vectorize(Narrow { from, to });
 }
 

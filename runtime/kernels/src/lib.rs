@@ -10,6 +10,8 @@
 //! * [`norm`]: root-mean-square norms
 //! * [`profile`]: what each of them costs
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

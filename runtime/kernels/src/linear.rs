@@ -10,7 +10,7 @@ use crate::number::Number;
 use crate::threads::{self, Shared};
 use crate::vectors::{self, vectorize};
 #[cfg(target_arch = "x86_64")]
-use crate::{avx2, avx512};
+use crate::{amx, avx2, avx512};
 
 /// From as many rows on, turning the weights into panels pays.
 const BLOCKED_FROM: usize = 64;
@@ -19,6 +19,8 @@ const BLOCKED_FROM: usize = 64;
 const PIECE: usize = 64 << 10;
 /// The same with one row of input, which takes less time for each.
 const PIECE_OF_ONE: usize = 128 << 10;
+/// The same with tiles, of which the next ones are fetched while some are multiplied.
+const PIECE_OF_TILES: usize = 256 << 10;
 /// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
 const COLUMNS: usize = 256;
 /// The same at least: a power of two less.
@@ -60,12 +62,22 @@ enum Rows<'a, W> {
     Wide(Vec<f32>),
     /// As they are: they need not be widened, or pieces widen what they need, which then is still in the caches.
     Narrow(&'a [W]),
+    /// As tiles.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(amx::Packed),
 }
 
 impl<'a, W: Number> Inputs<'a, W> {
     /// Rows of `width` elements.
     pub fn new(rows: &'a [W], width: usize) -> Self {
         let length = rows.len();
+        #[cfg(target_arch = "x86_64")]
+        if let Some(rows) = W::as_bf16(rows)
+            && takes_tiles::<W>(length.checked_div(width).unwrap_or(0))
+        {
+            // SAFETY: the processor has the instructions.
+            return Inputs { rows: Rows::Tiles(unsafe { amx::Packed::new(rows, width) }), length, width };
+        }
         if Form::of(length.checked_div(width).unwrap_or(0)) == Form::Many || takes_narrow::<W>() {
             return Inputs { rows: Rows::Narrow(rows), length, width };
         }
@@ -180,11 +192,21 @@ impl<'a, W: Number> Inputs<'a, W> {
     pub(crate) fn sums(&self, weights: &[W], columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
         let width = self.width;
         let of = |range: &Range<usize>| range.start * width..range.end * width;
+        #[cfg(target_arch = "x86_64")]
+        if let (Rows::Tiles(inputs), Some(weights)) = (&self.rows, W::as_bf16(&weights[of(columns)])) {
+            let stride = columns.len().next_multiple_of(amx::SIDE);
+            let mut values = vec![0.0; tokens.len() * stride];
+            // SAFETY: who has tiles may use the instructions.
+            unsafe { amx::products(inputs, tokens.clone(), Matrix::dense(weights, width), &mut values, stride) };
+            return Sums { values, tokens: tokens.len(), rows: columns.len(), stride };
+        }
         let (rows, tokens) = (columns.len(), of(tokens));
         let (weights, form) = (&weights[of(columns)], Form::of(self.length / width));
         match &self.rows {
             Rows::Wide(values) => Sums::of(&values[tokens], weights, rows, width, form),
             Rows::Narrow(values) => Sums::of(&values[tokens], weights, rows, width, form),
+            #[cfg(target_arch = "x86_64")]
+            Rows::Tiles(_) => Sums::of::<W, W>(&[], weights, rows, width, form),
         }
     }
 }
@@ -244,10 +266,22 @@ impl Form {
 }
 
 /// Columns that a thread takes at a time.
-pub(crate) fn columns<W>(tokens: usize, width: usize) -> usize {
+pub(crate) fn columns<W: Number>(tokens: usize, width: usize) -> usize {
     let row = (width * size_of::<W>()).max(1);
     let (piece, tiles) = if tokens == 1 { (PIECE_OF_ONE, TILES_OF_ONE) } else { (PIECE, TILES) };
+    let (piece, tiles) = if takes_tiles::<W>(tokens) { (PIECE_OF_TILES, LEAST_COLUMNS) } else { (piece, tiles) };
     if Form::of(tokens) == Form::Few { (piece / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
+}
+
+/// Rows from which on tiles pay.
+const TILES_FROM: usize = 2;
+
+/// Whether products of so many rows take tiles.
+fn takes_tiles<W: Number>(tokens: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return W::IS_BF16 && vectors::has_amx() && tokens >= TILES_FROM;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Products of some rows of input with some rows of a matrix.

@@ -15,6 +15,9 @@ pub unsafe trait Pairs: Copy {
 
     /// The elements, where they are bfloat16.
     fn as_bf16(elements: &[Self]) -> Option<&[bf16]>;
+
+    /// The same, to be written.
+    fn as_bf16_mut(elements: &mut [Self]) -> Option<&mut [bf16]>;
 }
 
 // SAFETY: as its name says.
@@ -28,6 +31,10 @@ unsafe impl Pairs for bf16 {
     fn as_bf16(elements: &[Self]) -> Option<&[bf16]> {
         Some(elements)
     }
+
+    fn as_bf16_mut(elements: &mut [Self]) -> Option<&mut [bf16]> {
+        Some(elements)
+    }
 }
 
 // SAFETY: as its name says.
@@ -39,6 +46,10 @@ unsafe impl Pairs for f32 {
     }
 
     fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
+    }
+
+    fn as_bf16_mut(_: &mut [Self]) -> Option<&mut [bf16]> {
         None
     }
 }

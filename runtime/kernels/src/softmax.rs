@@ -55,6 +55,11 @@ impl Rows {
 /// The scores of a row become weights relative to the largest of them and `most`. Returns that, and the sum of the weights.
 pub(crate) fn weights_of(scores: &mut [f32], most: f32) -> (f32, f32) {
     #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::weights_of(scores, most) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.
         return unsafe { avx2::weights_of(scores, most) };

@@ -2,10 +2,13 @@
 //!
 //! Invariant: code for an instruction set runs only where the processor was found to have it. Most kernels are safe
 //! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2
-//! ([`crate::avx2`]) and for AVX-512 with bfloat16 (`crate::avx512`) too. For AVX-512 the compiler makes no versions: from sixteen
+//! ([`crate::avx2`]), for AVX-512 with bfloat16 (`crate::avx512`) and for AMX (`crate::amx`) too. For AVX-512 the compiler makes no versions: from sixteen
 //! lanes its code keeps sums in memory, slower than AVX2.
 
 use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 
 /// Something to compute in lanes: `L` of f32 at a time, with fused multiplication and addition or without.
 pub(crate) trait Lanes {
@@ -28,6 +31,9 @@ enum Level {
     /// These, and AVX-512 with its instructions for bfloat16.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// These, and AMX with its instruction for bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 fn level() -> Level {
@@ -36,7 +42,10 @@ fn level() -> Level {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             let wide = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
-            return if wide && is_x86_feature_detected!("avx512bf16") { Level::Avx512 } else { Level::Avx2 };
+            if !wide || !is_x86_feature_detected!("avx512bf16") {
+                return Level::Avx2;
+            }
+            return if amx::request() { Level::Amx } else { Level::Avx512 };
         }
         Level::Portable
     })
@@ -51,7 +60,13 @@ pub(crate) fn has_avx2() -> bool {
 /// Whether there is AVX-512 with its instructions for bfloat16, for kernels that are written for them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx512() -> bool {
-    level() == Level::Avx512
+    matches!(level(), Level::Avx512 | Level::Amx)
+}
+
+/// Whether there are AVX-512 and AMX with their instructions for bfloat16, for kernels that are written for both.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_amx() -> bool {
+    level() == Level::Amx
 }
 
 /// Runs `lanes` with the best instructions that there are.
@@ -61,7 +76,7 @@ pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
         Level::Portable => lanes.run::<8, { cfg!(target_arch = "aarch64") }>(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found these instructions.
-        Level::Avx2 | Level::Avx512 => unsafe { avx2(lanes) },
+        Level::Avx2 | Level::Avx512 | Level::Amx => unsafe { avx2(lanes) },
     }
 }
 
