@@ -1,5 +1,8 @@
 //! The bundled engine from a plan to tokens, on XLA's CPU plugin, against the continuations that transformers computed.
 
+#[path = "bundled/prompts.rs"]
+mod prompts;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
@@ -93,7 +96,7 @@ fn collect(mut generation: Generation) -> (Vec<u32>, usize) {
     let mut tokens = Vec::new();
     loop {
         match generation.blocking_next().expect("an end") {
-            Event::Started(_) => {}
+            Event::Started(_) | Event::Prompt(_) => {}
             Event::Token(token) => tokens.push(token.id),
             Event::End(end) => {
                 assert_eq!(end.reason, EndReason::Length);
@@ -446,7 +449,7 @@ fn the_tokens_that_the_plan_counts_fit_and_one_more_sequence_waits() {
         let mut tokens = 0;
         loop {
             match generation.blocking_next().expect("an end") {
-                Event::Started(_) => {}
+                Event::Started(_) | Event::Prompt(_) => {}
                 Event::Token(_) => tokens += 1,
                 Event::End(end) => {
                     assert_eq!(end.reason, EndReason::Length);

@@ -24,7 +24,15 @@ def test_chats(url, extra):
 
 @pytest.mark.parametrize(
     "extra",
-    [{}, {"n": 3}, {"stream_options": {"include_usage": True}}, {"logprobs": 2}, {"echo": True}, {"prompt": ["a", "b"]}],
+    [
+        {},
+        {"n": 3},
+        {"stream_options": {"include_usage": True}},
+        {"logprobs": 2},
+        {"echo": True},
+        {"echo": True, "logprobs": 2, "n": 2},
+        {"prompt": ["a", "b"]},
+    ],
 )
 def test_completions(url, extra):
     asyncio.run(ask(url, {**TEXT, **extra}))

@@ -59,7 +59,7 @@ impl World {
     fn admit(&mut self, tokens: Vec<u32>, salt: &[u8]) -> usize {
         let mut keys = BlockKeys::new(salt);
         let prompt = tokens.len();
-        let blocks = self.pool.admit(&mut keys, &tokens, prompt);
+        let blocks = self.pool.admit(&mut keys, &tokens, prompt, usize::MAX);
         let hit = blocks.written();
         assert!(hit < prompt, "a token is left to compute");
         // What was hit is what the sequence would have written.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use gemma4_engine::sampling::{SampleError, Sampler, SamplingParams, Scratch};
+use gemma4_engine::runner::Logits;
+use gemma4_engine::sampling::{Logprobs, SampleError, Sampler, SamplingParams, Scratch};
 use proptest::prelude::*;
 
 /// Probabilities of all tokens, as the parameters shape them; the order of vLLM: temperature, min-p, top-k, top-p.
@@ -129,6 +130,30 @@ fn logprobs_are_those_of_the_model_itself() {
     assert!(found.top.iter().all(|(token, logprob)| (f64::from(*logprob) - wanted(*token)).abs() < 1e-5));
     let place = order.iter().position(|token| logits[*token as usize] == logits[sampled.token as usize]);
     assert_eq!(found.rank, place.expect("there") + 1);
+}
+
+#[test]
+fn logprobs_of_prompts_are_those_of_their_own_rows() {
+    let rows: Vec<Vec<f32>> =
+        (0..40_u16).map(|row| logits(300).iter().map(|logit| logit * f32::from(row + 1) / 20.0).collect()).collect();
+    let of_step = Logits::new(rows.concat(), 300);
+    // More than there are processors, in another order than that of the rows, each with a count of its own.
+    let wanted: Vec<(usize, u32, usize)> =
+        (0..40_u32).rev().map(|row| (row as usize, row * 7, row as usize % 4)).collect();
+    let found = Logprobs::of_prompts(&of_step, &wanted);
+    assert_eq!(found.len(), wanted.len());
+    for (found, (row, token, count)) in found.into_iter().zip(wanted) {
+        let (found, logits) = (found.expect("numbers"), &rows[row]);
+        let normalizer = logits.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln();
+        assert!((f64::from(found.logprob) - (f64::from(logits[token as usize]) - normalizer)).abs() < 1e-5);
+        assert_eq!(found.rank, 1 + logits.iter().filter(|logit| **logit > logits[token as usize]).count());
+        assert_eq!(found.top.len(), count);
+    }
+    assert_eq!(Logprobs::of_prompts(&of_step, &[]), []);
+    assert_eq!(
+        Logprobs::of_prompts(&Logits::new(vec![0.0, f32::NAN], 2), &[(0, 0, 1)]),
+        [Err(SampleError::NotANumber)]
+    );
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn collect(mut generation: Generation) -> (Vec<u32>, EndReason) {
     loop {
         match generation.blocking_next().expect("an end") {
             Event::Started(_) => assert!(tokens.is_empty(), "it starts before its first token"),
+            Event::Prompt(_) => assert!(tokens.is_empty(), "the prompt comes first"),
             Event::Token(token) => tokens.push(token.id),
             Event::End(end) => {
                 assert!(generation.blocking_next().is_none(), "the end is the last event");
@@ -236,4 +237,62 @@ fn a_cached_prefix_is_told() {
     let timings = end.timings;
     assert!(timings.arrived <= timings.scheduled.expect("ran") && timings.scheduled <= timings.first_token);
     assert_eq!(timings.scheduled, Some(started.at));
+}
+
+/// Logits of 0, but for tokens behind token 13: those are not numbers.
+struct Unlucky;
+
+impl Runner for Unlucky {
+    fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
+        let tokens = batch.input(StepInput::TokenIds);
+        let of_row = |row: &i32| {
+            let unlucky = tokens[usize::try_from(*row).expect("a row")] == 13;
+            std::iter::repeat_n(if unlucky { f32::NAN } else { 0.0 }, VOCABULARY)
+        };
+        Ok(Logits::new(batch.input(StepInput::LogitRows).iter().flat_map(of_row).collect(), VOCABULARY))
+    }
+}
+
+#[test]
+fn logits_of_a_prompt_that_are_no_numbers_fail_its_request_alone() {
+    let shape =
+        StepShape { tokens: 32, sequences: 8, rows: 8, query_tile: 16, items: 10, full_table: 32, sliding_table: 12 };
+    let options = SchedulerOptions {
+        max_model_len: 256,
+        max_num_seqs: 8,
+        max_num_batched_tokens: 32,
+        max_queue: 8,
+        vocab_size: VOCABULARY,
+        shapes: vec![shape],
+        pool: PoolOptions { pages: 64, full_block: 8, sliding_block: 8, window: 16, prefix_caching: true },
+        speculation: None,
+    };
+    let engine = Engine::start(Scheduler::new(options).expect("a scheduler"), Box::new(Unlucky)).expect("a thread");
+    let ask = |prompt: &[u32], prompt_logprobs, max_tokens| {
+        let request = GenerationRequest { prompt_logprobs, ..greedy(prompt, max_tokens) };
+        engine.submit(request).expect("taken")
+    };
+    let mut long: Vec<u32> = (20..40).collect();
+    let whole = ask(&long, Some(2), 3);
+    long[15] = 13;
+    let (broken, blind) = (ask(&long, Some(2), 3), ask(&long, None, 3));
+    let only = ask(&long[..15], Some(0), 0);
+    assert_eq!(collect(whole), (vec![0; 3], EndReason::Length));
+    assert!(
+        matches!(collect(broken), (tokens, EndReason::Failed(why)) if tokens.is_empty() && why.contains("numbers"))
+    );
+    assert_eq!(collect(blind), (vec![0; 3], EndReason::Length));
+    let mut scored = Vec::new();
+    let mut only = only;
+    while let Some(event) = only.blocking_next() {
+        match event {
+            Event::Started(_) => {}
+            Event::Prompt(logprobs) => scored.extend(logprobs),
+            Event::Token(token) => panic!("nothing was to be generated: {token:?}"),
+            Event::End(end) => assert_eq!((end.reason, end.timings.first_token), (EndReason::Length, None)),
+        }
+    }
+    assert_eq!(scored.len(), 14);
+    assert!(scored.iter().all(|logprobs| logprobs.rank == 1 && logprobs.top.is_empty()), "{scored:?}");
+    assert!(engine.is_idle() && engine.failure().is_none());
 }

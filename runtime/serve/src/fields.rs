@@ -176,7 +176,7 @@ const FIELDS: &[Field] = &[
         On::Completions,
         "max_tokens",
         r#"{"type": "integer", "minimum": 0, "maximum": 2147483647}"#,
-        "Tokens to generate at most. Default 16. 0 only with `echo`",
+        "Tokens to generate at most. Default 16. 0 only with `echo`, and with `logprobs` for those of the prompt alone",
     ),
     served(
         On::Both,
@@ -222,7 +222,13 @@ const FIELDS: &[Field] = &[
         "Whether the answer has its reasoning. Default `true`. `false` needs `reasoning_parser` in the profile",
     ),
     served(On::Both, "return_token_ids", FLAG, "Adds `token_ids` to each choice, and `prompt_token_ids`"),
-    served(On::Completions, "echo", FLAG, "Begins the text with the prompt. Not together with `logprobs`"),
+    served(
+        On::Completions,
+        "echo",
+        FLAG,
+        "Begins the text with the prompt. With `logprobs`, their lists begin with the prompt's tokens, the first of which has \
+         none",
+    ),
     served(On::Chat, "logprobs", FLAG, "Gives the logprob of each token"),
     served(
         On::Completions,
@@ -235,6 +241,12 @@ const FIELDS: &[Field] = &[
         "top_logprobs",
         r#"{"type": "integer", "minimum": 0, "maximum": 20}"#,
         "With `logprobs`: and those of so many best ones",
+    ),
+    served(
+        On::Both,
+        "prompt_logprobs",
+        r#"{"type": "integer", "minimum": 0, "maximum": 20}"#,
+        "vLLM's: adds `prompt_logprobs`, the logprob of each token of the prompt and those of so many best ones. Not with `stream`",
     ),
     // How tokens are chosen.
     served(
@@ -319,7 +331,6 @@ const FIELDS: &[Field] = &[
     refused(On::Both, "guided_grammar", OLD_GRAMMAR),
     refused(On::Both, "allowed_token_ids", "use `logit_bias`"),
     refused(On::Both, "bad_words", "use `logit_bias`"),
-    refused(On::Both, "prompt_logprobs", "logprobs of the prompt are not computed"),
     refused(On::Both, "return_tokens_as_token_ids", "use `return_token_ids`"),
     refused(On::Both, "truncate_prompt_tokens", "a prompt is never cut"),
     refused(On::Both, "use_beam_search", "there is no beam search"),

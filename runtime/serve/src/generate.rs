@@ -26,6 +26,8 @@ pub(crate) struct Piece {
     /// What follows; often empty, while characters, stop strings or arguments are not complete. All is text if nothing is
     /// parsed.
     pub(crate) delta: Delta,
+    /// Logprobs of tokens of the prompt that follow, from its second token on.
+    pub(crate) prompt: Vec<Logprobs>,
     /// Tokens that follow.
     pub(crate) tokens: Vec<OutputToken>,
     /// Why nothing follows.
@@ -144,6 +146,10 @@ impl Choice {
             };
             match event {
                 Some(Event::Started(started)) => self.started(&started),
+                Some(Event::Prompt(prompt)) => {
+                    self.details.set(|facts| facts.prompt_logprobs += prompt.len());
+                    return Some(Piece { index: self.index, prompt, ..Piece::default() });
+                }
                 Some(Event::Token(token)) => return Some(self.token(token)),
                 Some(Event::End(end)) => {
                     let finish = match end.reason {
@@ -177,7 +183,7 @@ impl Choice {
         let Token { id, logprobs, at } = token;
         self.stats.token(&self.state.metrics, at);
         let tokens = vec![OutputToken { id, logprobs }];
-        let mut piece = Piece { index: self.index, delta: Delta::default(), tokens, finish: None };
+        let mut piece = Piece { index: self.index, tokens, ..Piece::default() };
         // The engine generates none of them before `min_tokens`.
         if self.stop_tokens.contains(&id) {
             self.stopped_by = Some(id);

@@ -29,6 +29,9 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// Alternatives to a token that a client may ask for, at most 20.
     pub max_logprobs: usize,
+    /// Logprobs of prompt tokens that one request may ask for: tokens of its prompts times `n`, each with its own and the
+    /// alternatives. An answer has some 60 bytes of each.
+    pub max_prompt_logprobs: usize,
     /// Answers that one request may ask for (prompts times `n`).
     pub max_choices: usize,
     /// What is told apart in the answers of chats.
@@ -62,6 +65,8 @@ impl ServeOptions {
             write_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(30),
             max_logprobs: 20,
+            // All of a prompt of 100,000 tokens with 20 alternatives each, or of a million tokens with one.
+            max_prompt_logprobs: 1 << 21,
             max_choices: 1024,
             parsers: Parsers::default(),
             info: Value::Null,

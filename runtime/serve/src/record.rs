@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) prompt_tokens: usize,
     pub(crate) output_tokens: usize,
     pub(crate) cached_tokens: usize,
+    /// Tokens of prompts that got logprobs: fast prefill skipped nothing for them.
+    pub(crate) prompt_logprobs: usize,
     /// The longest of its answers' times.
     pub(crate) queue: Duration,
     pub(crate) prefill: Duration,
@@ -102,11 +104,14 @@ impl Drop for Record {
         let took = self.started.elapsed();
         // nginx' number for a client that went away before its answer.
         let status = self.status.map_or(499, |status| status.as_u16());
+        let facts = self.details.take();
         if counts(&self.endpoint) {
             self.state.metrics.http(&self.endpoint, &self.method, status, took);
         }
-        let Facts { choices, prompt_tokens, output_tokens, cached_tokens, queue, prefill, decode, finish } =
-            self.details.take();
+        let Facts { choices, prompt_tokens, output_tokens, cached_tokens, .. } = facts;
+        let Facts { prompt_logprobs, queue, prefill, decode, finish, .. } = facts;
+        // Left out where nobody asked for them.
+        let prompt_logprobs = Some(prompt_logprobs).filter(|count| *count > 0);
         let seconds = took.as_secs_f64();
         let (id, method, endpoint, complete) = (&*self.id, &*self.method, &*self.endpoint, self.complete);
         if choices == 0 {
@@ -128,6 +133,7 @@ impl Drop for Record {
             prompt_tokens,
             output_tokens,
             cached_tokens,
+            prompt_logprobs,
             queue_seconds = queue.as_secs_f64(),
             prefill_seconds = prefill.as_secs_f64(),
             decode_seconds = decode.as_secs_f64(),

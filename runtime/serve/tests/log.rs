@@ -33,6 +33,9 @@ fn serve() {
             |id| [("content-type", "application/json"), ("authorization", "Bearer top-secret"), ("x-request-id", id)];
         let body = json!({"prompt": "confidential words", "max_tokens": 5, "n": 2}).to_string();
         assert_eq!(call(server.address, "POST", "/v1/completions", &headers("whole"), body).await.status, 200);
+        let body =
+            json!({"prompt": "confidential words", "max_tokens": 0, "echo": true, "logprobs": 1, "n": 2}).to_string();
+        assert_eq!(call(server.address, "POST", "/v1/completions", &headers("scored"), body).await.status, 200);
         let body = json!({"prompt": "confidential words", "surprise": "confidential"}).to_string();
         assert_eq!(call(server.address, "POST", "/v1/completions", &headers("refused"), body).await.status, 400);
         assert_eq!(get(server.address, "/health").await.status, 200);
@@ -58,7 +61,7 @@ fn one_line_a_request() {
     assert!(!log.contains("confidential") && !log.contains("top-secret"), "{log}");
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let lines: Vec<Value> = lines.filter(|line| line["message"] == "request").collect();
-    let [whole, refused, gone] = lines.as_slice() else { panic!("{log}") };
+    let [whole, scored, refused, gone] = lines.as_slice() else { panic!("{log}") };
     assert_eq!(
         (&whole["id"], &whole["endpoint"], &whole["method"]),
         (&json!("whole"), &json!("/v1/completions"), &json!("POST"))
@@ -66,6 +69,14 @@ fn one_line_a_request() {
     assert_eq!((&whole["status"], &whole["complete"], &whole["finish"]), (&json!(200), &json!(true), &json!("length")));
     assert_eq!((&whole["choices"], &whole["output_tokens"]), (&json!(2), &json!(10)));
     assert!(whole["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > 1), "{whole}");
+    assert!(whole.get("prompt_logprobs").is_none(), "{whole}");
+    // Of all but the first token, once for both answers.
+    let tokens = scored["prompt_tokens"].as_u64().expect("a number");
+    assert_eq!((&scored["id"], &scored["output_tokens"]), (&json!("scored"), &json!(0)));
+    assert_eq!(
+        (scored["prompt_logprobs"].as_u64(), tokens),
+        (Some(tokens - 1), whole["prompt_tokens"].as_u64().expect("a number"))
+    );
     for time in ["seconds", "queue_seconds", "prefill_seconds", "decode_seconds"] {
         assert!(whole[time].as_f64().is_some_and(|seconds| seconds >= 0.0), "{time}: {whole}");
     }

@@ -4,7 +4,8 @@
 //! * a thread of its own plans steps, runs them and samples; everybody else only takes the lock for a moment, never while a
 //!   step runs;
 //! * every request that was taken in gets an [`Event::End`] as its last event, unless its [`Generation`] was dropped;
-//! * nobody who reads events slowly holds anything up: they wait in a queue of their own, which `max_tokens` bounds.
+//! * nobody who reads events slowly holds anything up: they wait in a queue of their own, which the prompt and `max_tokens`
+//!   bound.
 
 mod run;
 mod types;
@@ -122,17 +123,18 @@ impl Engine {
             return Err(SubmitError::Closed);
         }
         request.sampling.check(state.scheduler.options().vocab_size)?;
-        let GenerationRequest { prompt, max_tokens, min_tokens, stop_tokens, sampling, constraint, logprobs, salt } =
-            request;
+        let GenerationRequest { prompt, max_tokens, min_tokens, stop_tokens, salt, .. } = request;
+        let GenerationRequest { sampling, constraint, logprobs, prompt_logprobs, .. } = request;
         // The keys of a new state are random, and differ from those of all other states.
         let seed = RandomState::new().hash_one(state.scheduler.load().totals.steps);
         let sampler = Sampler::new(sampling, seed, &prompt)
             .with_constraint(constraint)
             .with_logprobs(logprobs)
             .with_min_tokens(min_tokens, &stop_tokens);
-        let id = state.scheduler.submit(Request { prompt, max_tokens, stop_tokens, salt })?;
+        let wanted = Request { prompt, max_tokens, prompt_logprobs: prompt_logprobs.is_some(), stop_tokens, salt };
+        let id = state.scheduler.submit(wanted)?;
         let (events, receiver) = unbounded_channel();
-        state.arrivals.push((id, Live::new(sampler, events, arrived)));
+        state.arrivals.push((id, Live::new(sampler, prompt_logprobs, events, arrived)));
         drop(state);
         self.shared.work.notify_all();
         Ok(Generation { id, events: receiver, shared: Arc::clone(&self.shared), ended: false })
@@ -212,7 +214,7 @@ impl Generation {
     }
 
     fn note(&mut self, event: Option<Event>) -> Option<Event> {
-        self.ended |= !matches!(event, Some(Event::Started(_) | Event::Token(_)));
+        self.ended |= !matches!(event, Some(Event::Started(_) | Event::Prompt(_) | Event::Token(_)));
         event
     }
 }

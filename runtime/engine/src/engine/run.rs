@@ -7,12 +7,14 @@ use std::time::Instant;
 use super::{End, EndReason, Event, Events, STEP_TOKENS, Shared, Started, State, Timings, Token};
 use crate::masks::Masks;
 use crate::runner::{Logits, Runner};
-use crate::sampling::{Sampled, Sampler, Scratch};
-use crate::scheduler::{Batch, Finish, RequestId};
+use crate::sampling::{Logprobs, SampleError, Sampled, Sampler, Scratch};
+use crate::scheduler::{Batch, Finish, Part, RequestId};
 
 /// What the thread knows of a request.
 pub(super) struct Live {
     sampler: Sampler,
+    /// How many alternatives are wanted with each token of the prompt.
+    prompt_logprobs: Option<usize>,
     events: Events,
     arrived: Instant,
     scheduled: Option<Instant>,
@@ -22,8 +24,14 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) const fn new(sampler: Sampler, events: Events, arrived: Instant) -> Self {
-        Self { sampler, events, arrived, scheduled: None, first_token: None, cached_tokens: 0, preemptions: 0 }
+    pub(super) const fn new(
+        sampler: Sampler,
+        prompt_logprobs: Option<usize>,
+        events: Events,
+        arrived: Instant,
+    ) -> Self {
+        let (scheduled, first_token) = (None, None);
+        Self { sampler, prompt_logprobs, events, arrived, scheduled, first_token, cached_tokens: 0, preemptions: 0 }
     }
 
     /// Sends the last event. Nobody may be there to take it.
@@ -55,7 +63,10 @@ pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
             fail(shared, &mut guard.requests, &reason);
             return;
         }
-        shared.lock().scheduler.record(&batch, start.elapsed());
+        // What logprobs of prompts take says nothing of what drafts would.
+        if batch.parts().iter().all(|part| part.scored.is_empty()) {
+            shared.lock().scheduler.record(&batch, start.elapsed());
+        }
     }
 }
 
@@ -125,6 +136,29 @@ fn masks(requests: &mut Requests, batch: &Batch, vocab_size: usize) -> Masks {
     masks
 }
 
+/// Logprobs of prompts' tokens by request, or the first thing that was wrong with one.
+type Scores = HashMap<RequestId, Result<Vec<Logprobs>, SampleError>>;
+
+/// Logprobs of the prompts' tokens that come from a step's rows, by request.
+fn scores(requests: &Requests, batch: &Batch, logits: &Logits) -> Scores {
+    let wanted = |part: &Part| {
+        let count = requests.get(&part.request).and_then(|live| live.prompt_logprobs);
+        let rows = count.map_or(0..0, |_| part.scored_rows());
+        let rows = rows.zip(part.scored.clone()).map(move |(row, token)| (row, token, count.unwrap_or_default()));
+        rows.collect::<Vec<_>>()
+    };
+    let of_parts: Vec<(RequestId, Vec<_>)> = batch.parts().iter().map(|part| (part.request, wanted(part))).collect();
+    let rows: Vec<_> = of_parts.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+    let mut logprobs = Logprobs::of_prompts(logits, &rows).into_iter();
+    let of_parts = of_parts.into_iter().filter(|(_, rows)| !rows.is_empty());
+    let of_part = |(request, rows): (RequestId, Vec<_>)| {
+        // All of its rows first: what is wrong with one of them must not shift those of the next request.
+        let of_rows: Vec<_> = logprobs.by_ref().take(rows.len()).collect();
+        (request, of_rows.into_iter().collect())
+    };
+    of_parts.map(of_part).collect()
+}
+
 /// Samples the step's tokens, takes them in and tells whoever waits for them.
 fn step(
     shared: &Shared,
@@ -135,7 +169,15 @@ fn step(
 ) -> Result<(), String> {
     let mut sampled: Vec<Option<Sampled>> = Vec::with_capacity(batch.logits());
     let mut failed: Vec<(RequestId, String)> = Vec::new();
+    let mut scores = scores(requests, batch, logits);
     for part in batch.parts() {
+        // Rows of its prompt.
+        sampled.resize_with(part.logits.start, || None);
+        if let Some(Err(error)) = scores.get(&part.request) {
+            failed.push((part.request, error.to_string()));
+            sampled.resize_with(part.logits.end, || None);
+            continue;
+        }
         for row in part.logits.clone() {
             // Requests that went away have no sampler; the scheduler passes over them too.
             let Some(live) = requests.get_mut(&part.request) else { break };
@@ -170,13 +212,20 @@ fn step(
             live.end(EndReason::Failed(reason));
         }
     }
+    for (request, scores) in scores.drain() {
+        if let (Some(live), Ok(scores)) = (requests.get(&request), scores) {
+            // Nobody may be there to take them: then the request is about to be cancelled.
+            let _ = live.events.send(Event::Prompt(scores));
+        }
+    }
     for progress in progress {
-        let sampled = sampled.get_mut(progress.row).and_then(Option::take);
         let Some(live) = requests.get_mut(&progress.request) else { continue };
-        live.first_token.get_or_insert(now);
-        let logprobs = sampled.and_then(|sampled| sampled.logprobs);
-        // Nobody may be there to take it: then the request is about to be cancelled.
-        let _ = live.events.send(Event::Token(Token { id: progress.token, logprobs, at: now }));
+        if let Some((row, id)) = progress.sampled {
+            let sampled = sampled.get_mut(row).and_then(Option::take);
+            live.first_token.get_or_insert(now);
+            let logprobs = sampled.and_then(|sampled| sampled.logprobs);
+            let _ = live.events.send(Event::Token(Token { id, logprobs, at: now }));
+        }
         let Some(finish) = progress.finish else { continue };
         if let Some(live) = requests.remove(&progress.request) {
             live.end(match finish {

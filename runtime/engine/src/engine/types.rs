@@ -14,7 +14,7 @@ use crate::speculation::SpeculationTotals;
 pub struct GenerationRequest {
     /// Token ids of the prompt.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most; the longest sequence bounds them too.
+    /// Tokens to generate at most; the longest sequence bounds them too. 0 only with [`Self::prompt_logprobs`].
     pub max_tokens: usize,
     /// Tokens before which no stop token is generated.
     pub min_tokens: usize,
@@ -26,6 +26,9 @@ pub struct GenerationRequest {
     pub constraint: Option<Constraint>,
     /// Gives logprobs with each token: its own and those of so many best ones.
     pub logprobs: Option<usize>,
+    /// Gives logprobs with each token of the prompt but the first: its own and those of so many best ones. Logits of the whole
+    /// prompt are computed for them, so no cached prefix is taken and no layer is skipped for any of its tokens.
+    pub prompt_logprobs: Option<usize>,
     /// What else makes its keys and values differ from those of another request with the same tokens, such as a secret
     /// that keeps tenants apart.
     pub salt: Vec<u8>,
@@ -56,6 +59,9 @@ pub enum SubmitError {
 pub enum Event {
     /// Its first step was planned; the first event, if it ever runs.
     Started(Started),
+    /// More tokens of its prompt have their logprobs, in their order from the second token on; all come before the first
+    /// token that is generated.
+    Prompt(Vec<Logprobs>),
     /// It got a token.
     Token(Token),
     /// It ended; always the last event.

@@ -66,9 +66,9 @@ impl SequenceBlocks {
 }
 
 impl Pool {
-    /// Starts a sequence of `tokens`, of which the first `prompt` came with the request, with the longest prefix that is in
-    /// the pool. At least one token is left to compute, since its logits are wanted.
-    pub fn admit(&mut self, keys: &mut BlockKeys, tokens: &[u32], prompt: usize) -> SequenceBlocks {
+    /// Starts a sequence of `tokens`, of which the first `prompt` came with the request, with the longest prefix of at most
+    /// `most` tokens that is in the pool. At least one token is left to compute, since its logits are wanted.
+    pub fn admit(&mut self, keys: &mut BlockKeys, tokens: &[u32], prompt: usize, most: usize) -> SequenceBlocks {
         let mut blocks = SequenceBlocks {
             full: Vec::new(),
             sliding: VecDeque::new(),
@@ -81,7 +81,7 @@ impl Pool {
         }
         let options = self.options;
         keys.extend(&options, tokens);
-        let hit = self.longest_hit(keys, tokens.len().saturating_sub(1));
+        let hit = self.longest_hit(keys, tokens.len().saturating_sub(1).min(most));
         let sliding = sliding_before(&options, hit);
         blocks.first_sliding = sliding.start;
         let full = 0..hit.checked_div(options.full_block).unwrap_or(0);

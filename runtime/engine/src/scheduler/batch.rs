@@ -33,13 +33,25 @@ pub struct Part {
     pub request: RequestId,
     /// Its token rows.
     pub rows: Range<usize>,
-    /// Its rows of logits, in the order of its tokens: none while a prompt goes on in the next step.
+    /// Tokens of the prompt whose logprobs are wanted: the rows of logits right before [`Self::logits`] are the distributions
+    /// that they come from, one for each, in their order.
+    pub scored: Vec<u32>,
+    /// The rows of logits that tokens are sampled from, in the order of its tokens: none while a prompt goes on in the next
+    /// step.
     pub logits: Range<usize>,
     /// Tokens of the sequence that are certain: where the token sampled from the first row of logits stands.
     pub end: usize,
     /// Tokens that may follow, computed in the last rows. Row `n + 1` of logits counts only if the token sampled from row `n`
     /// is token `n` of the draft.
     pub draft: Vec<u32>,
+}
+
+impl Part {
+    /// The rows of logits of [`Self::scored`].
+    #[must_use]
+    pub fn scored_rows(&self) -> Range<usize> {
+        self.logits.start.saturating_sub(self.scored.len())..self.logits.start
+    }
 }
 
 /// A request that begins to run with a step, for the first time or again after a preemption.
@@ -178,14 +190,22 @@ impl Batch {
         self.positions.extend(range.map(s32));
         items(&mut self.items, first..first + count, self.shape.query_tile, place);
         let logits = self.logit_rows.len();
+        // Those of a prompt end where the one begins that a token is sampled from: so they lie side by side, as the rows of a
+        // draft do.
+        let scored = piece.scored();
+        let start = piece.blocks.written();
+        self.logit_rows.extend(scored.clone().map(|position| s32(first + (position - start))));
         if piece.is_last() {
             self.logit_rows.extend((piece.count - 1..count).map(|row| s32(first + row)));
         }
         items(&mut self.logit_items, logits..self.logit_rows.len(), self.shape.query_tile, place);
+        // Each is the distribution of the token behind it.
+        let scored = piece.sequence.tokens.get(scored.start + 1..scored.end + 1).unwrap_or_default().to_vec();
         self.parts.push(Part {
             request: piece.sequence.id,
             rows: first..first + count,
-            logits: logits..self.logit_rows.len(),
+            logits: logits + scored.len()..self.logit_rows.len(),
+            scored,
             end,
             draft: piece.draft.to_vec(),
         });
@@ -222,7 +242,13 @@ impl Piece<'_> {
 
     /// Rows of logits.
     pub(super) fn rows(&self) -> usize {
-        if self.is_last() { 1 + self.draft.len() } else { 0 }
+        self.scored().len() + if self.is_last() { 1 + self.draft.len() } else { 0 }
+    }
+
+    /// Places in the sequence whose logits give logprobs of its prompt.
+    fn scored(&self) -> Range<usize> {
+        let start = self.blocks.written();
+        self.sequence.scored(start..start + self.count)
     }
 
     /// Whether the sequence's last token is among them, so that the next one can be sampled.

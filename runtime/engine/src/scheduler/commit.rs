@@ -19,15 +19,14 @@ pub enum Finish {
     ModelLength,
 }
 
-/// What a request got from a step.
+/// What a request got from a step: a token, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The request.
     pub request: RequestId,
-    /// The row of logits that it was sampled from.
-    pub row: usize,
-    /// The token that was generated.
-    pub token: u32,
+    /// The row of logits that its token was sampled from, and the token; `None` where a prompt has all of its logprobs and
+    /// nothing is to be generated.
+    pub sampled: Option<(usize, u32)>,
     /// Why it was the last one; `None` if more follow.
     pub finish: Option<Finish>,
 }
@@ -61,7 +60,8 @@ pub enum CommitError {
 
 impl Scheduler {
     /// Takes in a step that ran: `sampled` has a token for each row of logits of `batch`, in their order. Rows behind a draft
-    /// token that was not sampled count nothing, whatever token is given for them. Requests that were cancelled in the
+    /// token that was not sampled count nothing, whatever token is given for them, and neither do those of a prompt, whose
+    /// tokens have their logprobs from now on ([`Part::scored`](super::Part::scored)). Requests that were cancelled in the
     /// meantime are passed over. Returns the tokens that requests got, oldest request first, each request's in order.
     ///
     /// # Errors
@@ -88,12 +88,18 @@ impl Scheduler {
             for (row, &token) in part.logits.clone().zip(sampled.get(part.logits.clone()).unwrap_or_default()) {
                 sequence.tokens.push(token);
                 let finish = sequence.finish(token, self.options.max_model_len);
-                progress.push(Progress { request: sequence.id, row, token, finish });
+                progress.push(Progress { request: sequence.id, sampled: Some((row, token)), finish });
                 finished = finish.is_some();
                 if finished || part.draft.get(accepted) != Some(&token) {
                     break;
                 }
                 accepted += 1;
+            }
+            sequence.unscored.start = sequence.unscored.end.min(sequence.unscored.start + part.scored.len());
+            if sequence.only_scores() && sequence.unscored.is_empty() {
+                finished = true;
+                let finish = Some(sequence.longest(self.options.max_model_len));
+                progress.push(Progress { request: sequence.id, sampled: None, finish });
             }
             if let Some(blocks) = sequence.blocks.as_mut() {
                 // What was written of the rest of the draft is overwritten when its places come again.
@@ -119,9 +125,11 @@ impl Sequence {
         if self.stop_tokens.contains(&token) {
             return Some(Finish::Stop);
         }
-        if self.tokens.len() < self.end {
-            return None;
-        }
-        Some(if self.end == max_model_len { Finish::ModelLength } else { Finish::MaxTokens })
+        (self.tokens.len() >= self.end).then(|| self.longest(max_model_len))
+    }
+
+    /// What ends it where nothing else does.
+    const fn longest(&self, max_model_len: usize) -> Finish {
+        if self.end == max_model_len { Finish::ModelLength } else { Finish::MaxTokens }
     }
 }

@@ -112,6 +112,7 @@ impl Scheduler {
             tokens += count;
             sequences += 1;
             let written = sequence.blocks.as_ref().map_or(0, SequenceBlocks::written);
+            rows += sequence.scored(written..written + count).len();
             if written + count < sequence.tokens.len() {
                 continue;
             }

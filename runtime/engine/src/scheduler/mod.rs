@@ -59,7 +59,8 @@ pub struct Totals {
     pub steps: u64,
     /// Times that a sequence gave its pages back to be computed again.
     pub preemptions: u64,
-    /// Tokens of requests at the time they began to run, computed again after a preemption included.
+    /// Tokens of requests at the time they began to run, computed again after a preemption included. Requests that may take
+    /// nothing from the cache, since they want all logits of their prompts, are left out.
     pub prefix_queries: u64,
     /// Those of them that prefix caching found.
     pub prefix_hits: u64,

@@ -189,6 +189,13 @@ impl SchedulerOptions {
         self.shape(tokens, sequences, sequences).map(|_| ()).ok_or(OptionsError::Shape { tokens, sequences })
     }
 
+    /// Rows of logits that every step within the limits can have.
+    pub(super) fn rows(&self) -> usize {
+        let (tokens, sequences) = (self.max_num_batched_tokens, self.max_num_seqs.min(self.max_num_batched_tokens));
+        let largest = self.shapes.iter().filter(|shape| shape.holds(tokens, sequences, sequences));
+        largest.map(|shape| shape.rows).max().unwrap_or(sequences)
+    }
+
     /// The smallest shape that holds a step.
     pub(super) fn shape(&self, tokens: usize, sequences: usize, rows: usize) -> Option<StepShape> {
         self.shapes.iter().copied().filter(|shape| shape.holds(tokens, sequences, rows)).min()

@@ -72,6 +72,17 @@ pub(crate) fn alone(options: &SchedulerOptions, prompt: &[u32], end: usize, stop
     got
 }
 
+/// What follows each token of a prompt, as far as the prompt goes on.
+pub(crate) fn rows(options: &SchedulerOptions, prompt: &[u32]) -> Vec<u32> {
+    let (mut full, mut sliding, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+    for token in &prompt[..prompt.len() - 1] {
+        full.push(stored_full(full.last().copied().unwrap_or(7), *token));
+        sliding.extend(full.last().copied().map(stored_sliding));
+        rows.push(next(&full, &sliding[full.len().saturating_sub(options.pool.window)..], generated(options)));
+    }
+    rows
+}
+
 impl Fake {
     pub(crate) fn new(options: &SchedulerOptions) -> Self {
         let pool = options.pool;

@@ -33,7 +33,7 @@ fn a_full_pool_serves_all_and_one_more_waits() {
     let progress = scheduler.commit(&batch, &sampled).unwrap();
     let done: Vec<_> = progress.iter().map(|progress| progress.request).collect();
     assert_eq!(done, ids[..4]);
-    assert!(progress.iter().all(|progress| progress.token == expected[0]));
+    assert!(progress.iter().all(|progress| progress.sampled.is_some_and(|(_, token)| token == expected[0])));
     let batch = scheduler.plan_step().unwrap().unwrap();
     let last = scheduler.commit(&batch, &fake.run(&batch)).unwrap();
     assert_eq!((last[0].request, last[0].finish), (ids[4], Some(Finish::MaxTokens)));

@@ -25,6 +25,7 @@ use crate::generate::{Choice, Finish, OutputToken, Piece, pieces};
 use crate::record::Details;
 use crate::request::{Parsing, TextRequest};
 use crate::service::{State, now};
+use logprobs::{PromptLogprobs, Scored};
 use wire::{ChatDelta, ChatMessage, Envelope, PromptDetails, ToolCall, ToolCallDelta, Usage, WireChoice};
 
 /// Chunks that are written at once, if they are there already.
@@ -51,7 +52,17 @@ pub(crate) async fn answer(
         }
         writer.keep(piece);
     }
-    Ok(writer.whole())
+    if writer.scored.is_empty() {
+        return Ok(writer.whole());
+    }
+    // That may be a long text: made away from the threads that move bytes.
+    match tokio::task::spawn_blocking(move || writer.whole()).await {
+        Ok(response) => Ok(response),
+        Err(error) => {
+            tracing::error!(%error, "writing an answer failed");
+            Err(ApiError::internal())
+        }
+    }
 }
 
 /// Writes one request's answers.
@@ -64,6 +75,8 @@ struct Writer {
     details: Details,
     /// What was made of each answer and not written yet.
     open: BTreeMap<usize, Open>,
+    /// The prompts, in their order, if their tokens get logprobs.
+    scored: Vec<Scored>,
     /// Tokens of all answers.
     output_tokens: usize,
 }
@@ -95,11 +108,14 @@ impl Writer {
                     request.prompts.get(index / request.n).map(|prompt| prompt.text.clone()).unwrap_or_default();
             }
         }
+        let scored =
+            request.scored().map(|_| request.prompts.iter().map(|prompt| Scored::new(&prompt.tokens)).collect());
         Self {
             state: Arc::clone(state),
             endpoint,
             id: format!("{prefix}-{id}"),
             created: now(),
+            scored: scored.unwrap_or_default(),
             request,
             details,
             open,
@@ -107,9 +123,10 @@ impl Writer {
         }
     }
 
-    /// Takes a piece; returns its answer's index if there is something to show.
-    fn keep(&mut self, piece: Piece) -> Option<usize> {
-        let Piece { index, mut delta, tokens, finish } = piece;
+    /// Takes a piece; returns the indices of answers that have something to show: its own, or all answers to a prompt whose
+    /// logprobs they waited for.
+    fn keep(&mut self, piece: Piece) -> Vec<usize> {
+        let Piece { index, prompt, mut delta, tokens, finish } = piece;
         self.output_tokens += tokens.len();
         if self.request.parsing.as_ref().is_some_and(|parsing| !parsing.include_reasoning) {
             delta.thought.clear();
@@ -119,19 +136,33 @@ impl Writer {
         open.delta.append(delta);
         open.tokens.extend(tokens);
         open.finish = finish;
-        (!open.delta.is_empty() || open.finish.is_some()).then_some(index)
+        let n = self.request.n.max(1);
+        let (of_prompt, brought) = (index / n, !prompt.is_empty());
+        if let Some(scored) = self.scored.get_mut(of_prompt) {
+            scored.extend(prompt);
+            if !scored.is_complete() {
+                return Vec::new();
+            }
+        }
+        let shows =
+            |index: &usize| self.open.get(index).is_some_and(|open| !open.delta.is_empty() || open.finish.is_some());
+        let ready = if brought { of_prompt * n..(of_prompt + 1) * n } else { index..index + 1 };
+        ready.filter(shows).collect()
     }
 
     /// What was kept of an answer, as it is written: a chunk's or a whole one.
-    fn choice(&mut self, index: usize, chunk: bool) -> WireChoice {
+    fn choice(&mut self, index: usize, chunk: bool) -> WireChoice<'static> {
         let open = self.open.entry(index).or_default();
         let Delta { thought, text, calls } = std::mem::take(&mut open.delta);
         let tokens = std::mem::take(&mut open.tokens);
         let first = !std::mem::replace(&mut open.begun, true);
         let chat = self.endpoint == Endpoint::Chat;
-        let logprobs = self.request.logprobs.map(|_| match self.endpoint {
-            Endpoint::Chat => logprobs::chat(&self.state.tokenizer, &tokens),
-            Endpoint::Completions => logprobs::completion(&self.state.tokenizer, &tokens, &mut open.offset),
+        let echoed = self.request.echoed_logprobs().filter(|_| first);
+        let echoed = echoed.and_then(|_| self.scored.get(index / self.request.n.max(1)));
+        let tokenizer = &self.state.tokenizer;
+        let logprobs = self.request.logprobs.map(|count| match self.endpoint {
+            Endpoint::Chat => logprobs::chat(tokenizer, &tokens),
+            Endpoint::Completions => logprobs::completion(tokenizer, echoed, &tokens, count, &mut open.offset),
         });
         let ids = self.request.return_token_ids;
         let prompt = self.request.prompts.get(index / self.request.n.max(1));
@@ -195,7 +226,13 @@ impl Writer {
         self.request.prompts.first().filter(|_| wanted).map(|prompt| prompt.tokens.as_slice())
     }
 
-    fn envelope<'a>(&'a self, object: &'static str, choices: Vec<WireChoice>, first: bool) -> Envelope<'a> {
+    /// What vLLM's field of this name says of the prompt with this number.
+    fn prompt_logprobs(&self, prompt: usize) -> Option<PromptLogprobs<'_>> {
+        let (scored, count) = (self.scored.get(prompt)?, self.request.prompt_logprobs?);
+        Some(PromptLogprobs { tokenizer: &self.state.tokenizer, scored, count })
+    }
+
+    fn envelope<'a>(&'a self, object: &'static str, choices: Vec<WireChoice<'a>>, first: bool) -> Envelope<'a> {
         Envelope {
             id: &self.id,
             object,
@@ -205,6 +242,8 @@ impl Writer {
             choices,
             usage: None,
             prompt_token_ids: self.chat_prompt(first),
+            // There are none in a stream.
+            prompt_logprobs: self.prompt_logprobs(0).filter(|_| self.endpoint == Endpoint::Chat),
         }
     }
 
@@ -215,7 +254,12 @@ impl Writer {
             Endpoint::Completions => "text_completion",
         };
         let indices: Vec<usize> = self.open.keys().copied().collect();
-        let choices = indices.into_iter().map(|index| self.choice(index, false)).collect();
+        let mut choices: Vec<WireChoice<'_>> = indices.into_iter().map(|index| self.choice(index, false)).collect();
+        if self.endpoint == Endpoint::Completions {
+            for choice in &mut choices {
+                choice.prompt_logprobs = self.prompt_logprobs(choice.index / self.request.n.max(1));
+            }
+        }
         let mut envelope = self.envelope(object, choices, true);
         envelope.usage = Some(Some(self.usage()));
         axum::Json(envelope).into_response()
@@ -285,7 +329,7 @@ fn events(writer: Writer, pieces: BoxStream<'static, Piece>) -> Response {
                     return Some((Ok(Bytes::from(out)), None));
                 }
                 Some(Some(piece)) => {
-                    if let Some(index) = writer.keep(piece) {
+                    for index in writer.keep(piece) {
                         writer.chunk(index, &mut out);
                         chunks += 1;
                     }

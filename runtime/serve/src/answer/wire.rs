@@ -4,6 +4,7 @@ use gemma4_model::output::CallDelta;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::logprobs::{PromptLogprobs, WireLogprobs};
 use crate::generate::Finish;
 
 /// An answer or a chunk.
@@ -15,17 +16,20 @@ pub(super) struct Envelope<'a> {
     pub(super) model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) system_fingerprint: Option<&'a str>,
-    pub(super) choices: Vec<WireChoice>,
+    pub(super) choices: Vec<WireChoice<'a>>,
     /// `Some(None)` is written as `null`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<Option<Usage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prompt_token_ids: Option<&'a [u32]>,
+    /// vLLM's, for chats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompt_logprobs: Option<PromptLogprobs<'a>>,
 }
 
 /// One of the answers; which of `text`, `message` and `delta` it has depends on the endpoint.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct WireChoice {
+pub(super) struct WireChoice<'a> {
     pub(super) index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) text: Option<String>,
@@ -33,7 +37,7 @@ pub(super) struct WireChoice {
     pub(super) message: Option<ChatMessage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) delta: Option<ChatDelta>,
-    pub(super) logprobs: Option<Value>,
+    pub(super) logprobs: Option<WireLogprobs>,
     pub(super) finish_reason: Option<&'static str>,
     /// vLLM's: which string or token of the client's ended the answer.
     pub(super) stop_reason: Option<Value>,
@@ -41,6 +45,9 @@ pub(super) struct WireChoice {
     pub(super) token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prompt_token_ids: Option<Vec<u32>>,
+    /// vLLM's, for completions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompt_logprobs: Option<PromptLogprobs<'a>>,
 }
 
 #[derive(Debug, Serialize)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Metrics;
+use crate::generate::Finish;
 use crate::service::State;
 
 /// The answers to one prompt: what is observed once for all of them.
@@ -91,18 +92,23 @@ impl ChoiceStats {
             Some(last) => requests.inter_token.observe(at.saturating_duration_since(last).as_secs_f64()),
             None => {
                 self.first = Some(at);
-                let prompt = count(self.group.prompt_tokens);
-                let cached = count(self.cached_tokens);
                 requests.first_token.observe(at.saturating_duration_since(self.group.arrived).as_secs_f64());
-                requests.prompt_tokens.inc_by(prompt);
-                requests.prompt_tokens_cached.inc_by(cached);
-                let sources = &requests.prompt_tokens_by_source;
-                sources.with_label_values(&["local_compute"]).inc_by(prompt.saturating_sub(cached));
-                sources.with_label_values(&["local_cache_hit"]).inc_by(cached);
+                self.prompt(metrics);
             }
         }
         self.last = Some(at);
         self.tokens += 1;
+    }
+
+    /// The prompt was computed.
+    fn prompt(&self, metrics: &Metrics) {
+        let requests = &metrics.requests;
+        let (prompt, cached) = (count(self.group.prompt_tokens), count(self.cached_tokens));
+        requests.prompt_tokens.inc_by(prompt);
+        requests.prompt_tokens_cached.inc_by(cached);
+        let sources = &requests.prompt_tokens_by_source;
+        sources.with_label_values(&["local_compute"]).inc_by(prompt.saturating_sub(cached));
+        sources.with_label_values(&["local_cache_hit"]).inc_by(cached);
     }
 
     /// It ended, for `reason` or because nobody waits for it any more.
@@ -127,6 +133,10 @@ impl ChoiceStats {
         let computed = self.group.prompt_tokens.saturating_sub(self.cached_tokens);
         requests.request_computed_tokens.observe(computed as f64);
         let (Some(first), Some(last)) = (self.first, self.last) else {
+            // A whole answer without a token: the logprobs of its prompt were all that was asked for.
+            if self.reason.is_some_and(|reason| reason == Finish::Length.reason()) {
+                self.prompt(metrics);
+            }
             return Times { queue, prefill: since(now, scheduled), decode: Duration::ZERO };
         };
         let times = Times { queue, prefill: since(first, scheduled), decode: since(last, first) };

@@ -9,7 +9,7 @@ use super::message::messages;
 use super::parsing::{before, effort, include_reasoning};
 use super::take::wrong;
 use super::tools::ToolChoice;
-use super::{Parsing, Prompt, Take as _, TextRequest, tools};
+use super::{Parsing, Prompt, Take as _, TextRequest, sampling, tools};
 use crate::error::{ApiError, sentence};
 use crate::fields::{self, Endpoint};
 use crate::service::State;
@@ -31,14 +31,13 @@ pub(crate) fn chat(state: &State, body: Map<String, Value>) -> Result<TextReques
         (new, old) => new.or(old),
     };
     let logprobs = take.flag("logprobs")?.unwrap_or(false);
-    let most = u64::try_from(state.options.max_logprobs).unwrap_or(u64::MAX);
-    let top_logprobs = take.integer("top_logprobs", 0, most)?;
+    let top_logprobs = sampling::logprobs(state, take, "top_logprobs")?;
     if top_logprobs.is_some_and(|count| count > 0) && !logprobs {
         return Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs`."));
     }
     let mut request = TextRequest::common(state, body)?;
     request.max_tokens = max_tokens;
-    request.logprobs = logprobs.then(|| top_logprobs.and_then(|count| usize::try_from(count).ok()).unwrap_or(0));
+    request.logprobs = logprobs.then(|| top_logprobs.unwrap_or(0));
     let tokens = conversation.tokens(state)?;
     request.parsing = Parsing::new(state, declared.as_ref(), &tokens, include_reasoning);
     let before = before(state, request.parsing.as_ref(), &conversation.input.kwargs);

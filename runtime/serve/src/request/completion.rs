@@ -4,7 +4,7 @@ use gemma4_model::output::Before;
 use serde_json::{Map, Value};
 
 use super::take::{token, wrong};
-use super::{Prompt, Take as _, TextRequest};
+use super::{Prompt, Take as _, TextRequest, sampling};
 use crate::error::ApiError;
 use crate::fields::{self, Endpoint};
 use crate::service::State;
@@ -26,15 +26,12 @@ pub(crate) fn completion(state: &State, body: Map<String, Value>) -> Result<Text
     let echo = take.flag("echo")?.unwrap_or(false);
     let add_special_tokens = take.flag("add_special_tokens")?.unwrap_or(true);
     let max_tokens = take.size("max_tokens", 0)?;
-    let logprobs = take.integer("logprobs", 0, u64::try_from(state.options.max_logprobs).unwrap_or(u64::MAX))?;
+    let logprobs = sampling::logprobs(state, take, "logprobs")?;
     if max_tokens == Some(0) && !echo {
         return Err(ApiError::invalid(
             "max_tokens",
-            "`max_tokens` of 0 needs `echo`; otherwise there is nothing to do.",
+            "`max_tokens` of 0 needs `echo`: the answer is the prompt then, and else nothing.",
         ));
-    }
-    if echo && logprobs.is_some() {
-        return Err(ApiError::unsupported("echo", "together with `logprobs` it asks for logprobs of the prompt"));
     }
     let mut request = TextRequest::common(state, body)?;
     let mut prompts = Vec::with_capacity(inputs.len());
@@ -43,7 +40,7 @@ pub(crate) fn completion(state: &State, body: Map<String, Value>) -> Result<Text
     }
     request.echo = echo;
     request.max_tokens = max_tokens;
-    request.logprobs = logprobs.and_then(|count| usize::try_from(count).ok());
+    request.logprobs = logprobs;
     request.constrain(state, Before::Nothing, None)?;
     request.with_prompts(state, "prompt", prompts, DEFAULT_MAX_TOKENS)
 }

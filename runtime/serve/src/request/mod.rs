@@ -54,6 +54,8 @@ pub(crate) struct TextRequest {
     /// Whether the client said which tool is called.
     pub(crate) named_call: bool,
     pub(crate) logprobs: Option<usize>,
+    /// vLLM's field of this name: how many alternatives to each token of the prompt are shown beside the answers.
+    pub(crate) prompt_logprobs: Option<usize>,
     salt: Vec<u8>,
     pub(crate) stop: Vec<String>,
     pub(crate) include_stop: bool,
@@ -87,13 +89,26 @@ impl TextRequest {
         self.prompts.len().saturating_mul(self.n)
     }
 
-    /// What the engine is asked for answer `index` to `prompt`; `None` if no token is to be generated.
+    /// How many alternatives to each token of the prompt are shown among the logprobs of the answer, which begins with the
+    /// prompt; `None`: it does not, or has no logprobs.
+    pub(crate) fn echoed_logprobs(&self) -> Option<usize> {
+        self.logprobs.filter(|_| self.echo)
+    }
+
+    /// How many alternatives to each token of the prompt are computed, if any.
+    pub(crate) fn scored(&self) -> Option<usize> {
+        self.prompt_logprobs.max(self.echoed_logprobs())
+    }
+
+    /// What the engine is asked for answer `index` to `prompt`; `None` if there is nothing to compute. The first answer
+    /// brings the logprobs of the prompt for all of them.
     pub(crate) fn generation(&self, prompt: &Prompt, index: usize) -> Option<GenerationRequest> {
         let max_tokens = self.max_tokens.unwrap_or(self.default_max_tokens);
+        let prompt_logprobs = self.scored().filter(|_| index == 0 && prompt.tokens.len() > 1);
         let mut sampling = self.sampling.clone();
         let offset = u64::try_from(index).unwrap_or_default();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(offset));
-        (max_tokens > 0).then(|| GenerationRequest {
+        (max_tokens > 0 || prompt_logprobs.is_some()).then(|| GenerationRequest {
             prompt: prompt.tokens.clone(),
             max_tokens,
             min_tokens: self.min_tokens,
@@ -101,6 +116,7 @@ impl TextRequest {
             sampling,
             constraint: self.constraint.clone(),
             logprobs: self.logprobs,
+            prompt_logprobs,
             salt: self.salt.clone(),
         })
     }
@@ -111,6 +127,12 @@ impl TextRequest {
         let model = state.model(take.string("model")?)?;
         let n = take.integer("n", 1, MAX_N)?.unwrap_or(1);
         let stream = stream(take)?;
+        let prompt_logprobs = sampling::logprobs(state, take, "prompt_logprobs")?;
+        if prompt_logprobs.is_some() && stream.is_some() {
+            let message =
+                "`prompt_logprobs` and `stream` do not go together; a stream has them with `echo` and `logprobs`.";
+            return Err(ApiError::invalid("prompt_logprobs", message));
+        }
         let min_tokens = take.size("min_tokens", 0)?.unwrap_or_default();
         let (stop, include_stop) = (sampling::stop(take)?, take.flag("include_stop_str_in_output")?.unwrap_or(false));
         let ignore_eos = take.flag("ignore_eos")?.unwrap_or(false);
@@ -129,6 +151,7 @@ impl TextRequest {
             constraint: None,
             named_call: false,
             logprobs: None,
+            prompt_logprobs,
             salt: sampling::salt(take)?,
             stop,
             include_stop,
@@ -190,6 +213,7 @@ impl TextRequest {
                 format!("{choices} answers in one request (prompts x n); at most {} do.", state.options.max_choices);
             return Err(ApiError::invalid("n", message));
         }
+        self.bound_scores(state)?;
         if let Some(limit) = state.generation.max_new_tokens.and_then(|limit| usize::try_from(limit).ok()) {
             self.max_tokens = self.max_tokens.map(|tokens| tokens.min(limit));
             self.default_max_tokens = default_max_tokens.min(limit);
@@ -203,6 +227,24 @@ impl TextRequest {
             return Err(ApiError::invalid("min_tokens", message));
         }
         Ok(self)
+    }
+
+    /// Holds what the logprobs of prompts would fill against the limit: they are kept until the answer is written.
+    fn bound_scores(&self, state: &State) -> Result<(), ApiError> {
+        let limit = state.options.max_prompt_logprobs;
+        let tokens = self.prompts.iter().map(|prompt| prompt.tokens.len()).sum::<usize>().saturating_mul(self.n);
+        let asked = [("prompt_logprobs", self.prompt_logprobs), ("logprobs", self.echoed_logprobs())];
+        for (name, count) in asked {
+            let entries = count.map_or(0, |count| tokens.saturating_mul(count.saturating_add(1)));
+            if entries > limit {
+                let message = format!(
+                    "`{name}` asks for {entries} logprobs of prompt tokens (tokens x n x one more than `{name}`); at most \
+                     {limit} do."
+                );
+                return Err(ApiError::invalid(name, message));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -106,6 +106,12 @@ pub(super) fn stop(take: &mut Map<String, Value>) -> Result<Vec<String>, ApiErro
     })
 }
 
+/// How many alternatives to each token are wanted, by the field `name`.
+pub(super) fn logprobs(state: &State, take: &mut Map<String, Value>, name: &str) -> Result<Option<usize>, ApiError> {
+    let most = u64::try_from(state.options.max_logprobs).unwrap_or(u64::MAX);
+    Ok(take.integer(name, 0, most)?.and_then(|count| usize::try_from(count).ok()))
+}
+
 pub(super) fn salt(take: &mut Map<String, Value>) -> Result<Vec<u8>, ApiError> {
     let salt = take.string("cache_salt")?;
     if salt.as_ref().is_some_and(|salt| !(1..=MAX_SALT).contains(&salt.chars().count())) {

@@ -7,6 +7,7 @@ mod limits;
 mod load;
 mod model;
 mod operations;
+mod prompts;
 mod refused;
 mod setup;
 mod shutdown;

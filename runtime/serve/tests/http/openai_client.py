@@ -48,6 +48,12 @@ assert len(whole.choices[0].logprobs.tokens) == 20
 lenient = client.with_options(_extra_kwargs={"_strict_response_validation": False})
 pieces = lenient.completions.create(model=MODEL, prompt=[600], max_tokens=20, stream=True)
 assert "".join(choice.text for piece in pieces for choice in piece.choices) == whole.choices[0].text
+# Nor for the logprob of a prompt's first token, which has none.
+scored = lenient.completions.create(
+    model=MODEL, prompt=[600, 601, 602], max_tokens=0, echo=True, logprobs=1, extra_body={"prompt_logprobs": 2}
+).choices[0]
+assert scored.logprobs.token_logprobs[0] is None and all(logprob < 0 for logprob in scored.logprobs.token_logprobs[1:])
+assert [len(entries or {}) > 0 for entries in scored.prompt_logprobs] == [False, True, True]
 extra = client.completions.create(model=MODEL, prompt=[600], max_tokens=3, extra_body={"return_token_ids": True})
 assert len(extra.choices[0].token_ids) == 3
 

@@ -59,7 +59,7 @@ fn example(endpoint: Endpoint, name: &str) -> Value {
         "logit_bias" => json!({"5": 1.5}),
         "metadata" => json!({"a": "b"}),
         "logprobs" if endpoint == Endpoint::Completions => json!(2),
-        "top_logprobs" => json!(0),
+        "top_logprobs" | "prompt_logprobs" => json!(0),
         "temperature" | "top_p" | "min_p" | "presence_penalty" | "frequency_penalty" | "repetition_penalty" => {
             json!(0.5)
         }
@@ -197,7 +197,6 @@ fn values_out_of_range_are_named() {
             (json!({}), "prompt"),
             (json!({"prompt": "a", "logprobs": 21}), "logprobs"),
             (json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
-            (json!({"prompt": "a", "echo": true, "logprobs": 1}), "echo"),
             (json!({"prompt": vec!["a"; 9], "n": 128}), "n"),
             (json!({"prompt": "a", "stream_options": {"include_usage": true}}), "stream_options"),
             (json!({"prompt": "a", "stream": true, "stream_options": {"x": 1}}), "stream_options.x"),
