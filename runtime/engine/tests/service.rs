@@ -76,7 +76,7 @@ struct Setup {
     steps: Arc<AtomicU64>,
 }
 
-fn setup(pages: usize, max_queue: usize, fail_at: Option<u64>) -> Setup {
+fn scheduler(pages: usize, max_queue: usize) -> Scheduler {
     let shape =
         StepShape { tokens: 32, sequences: 8, rows: 8, query_tile: 16, items: 10, full_table: 32, sliding_table: 12 };
     let options = SchedulerOptions {
@@ -89,10 +89,14 @@ fn setup(pages: usize, max_queue: usize, fail_at: Option<u64>) -> Setup {
         pool: PoolOptions { pages, full_block: 8, sliding_block: 8, window: 16, prefix_caching: true },
         speculation: None,
     };
+    Scheduler::new(options).expect("a scheduler")
+}
+
+fn setup(pages: usize, max_queue: usize, fail_at: Option<u64>) -> Setup {
     let (door, steps) = (Arc::new(Door::default()), Arc::new(AtomicU64::new(0)));
     door.set(true);
     let runner = Arithmetic { door: Arc::clone(&door), steps: Arc::clone(&steps), fail_at };
-    let engine = Engine::start(Scheduler::new(options).expect("a scheduler"), Box::new(runner)).expect("a thread");
+    let engine = Engine::start(scheduler(pages, max_queue), Box::new(runner)).expect("a thread");
     Setup { engine, door, steps }
 }
 
@@ -255,19 +259,7 @@ impl Runner for Unlucky {
 
 #[test]
 fn logits_of_a_prompt_that_are_no_numbers_fail_its_request_alone() {
-    let shape =
-        StepShape { tokens: 32, sequences: 8, rows: 8, query_tile: 16, items: 10, full_table: 32, sliding_table: 12 };
-    let options = SchedulerOptions {
-        max_model_len: 256,
-        max_num_seqs: 8,
-        max_num_batched_tokens: 32,
-        max_queue: 8,
-        vocab_size: VOCABULARY,
-        shapes: vec![shape],
-        pool: PoolOptions { pages: 64, full_block: 8, sliding_block: 8, window: 16, prefix_caching: true },
-        speculation: None,
-    };
-    let engine = Engine::start(Scheduler::new(options).expect("a scheduler"), Box::new(Unlucky)).expect("a thread");
+    let engine = Engine::start(scheduler(64, 8), Box::new(Unlucky)).expect("a thread");
     let ask = |prompt: &[u32], prompt_logprobs, max_tokens| {
         let request = GenerationRequest { prompt_logprobs, ..greedy(prompt, max_tokens) };
         engine.submit(request).expect("taken")

@@ -204,7 +204,7 @@ fn pack(rows: &[bf16], width: usize, tiles: &mut [Right]) {
 /// last row may be shorter; sixteen columns are written at a time, so what is behind the last row's is lost, and they must be there.
 ///
 /// # Safety
-/// [`request`] has returned true, and the processor has AVX-512 with bfloat16.
+/// [`request`] has returned true, the processor has AVX-512 with bfloat16, and rows of the matrix are as wide as those of the input.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) unsafe fn products(
     inputs: &Packed,
@@ -214,6 +214,7 @@ pub(crate) unsafe fn products(
     stride: usize,
 ) {
     let deep = inputs.deep;
+    debug_assert_eq!(weights.width().div_ceil(PAIRS), deep, "other rows");
     let right = &inputs.tiles[tokens.start / SIDE * deep..tokens.end.div_ceil(SIDE) * deep];
     // SAFETY: the caller vouches for it.
     let tiles = unsafe { Tiles::new() };

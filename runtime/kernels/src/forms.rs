@@ -20,6 +20,15 @@ fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec((-4096_i16..4096).prop_map(|number| f32::from(number) / 1024.0), count)
 }
 
+/// The same in another type, rounded.
+fn narrowed<W: Number>(numbers: &[f32]) -> Vec<W> {
+    numbers.iter().map(|number| W::narrow(*number)).collect()
+}
+
+fn widened<W: Number>(elements: &[W]) -> Vec<f32> {
+    elements.iter().map(|element| element.widen()).collect()
+}
+
 /// Equal but for the order of sums.
 fn near(left: &[f32], right: &[f32]) {
     assert_eq!(left.len(), right.len());
@@ -29,9 +38,8 @@ fn near(left: &[f32], right: &[f32]) {
 }
 
 fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f32]) {
-    let of = |numbers: &[f32]| -> Vec<W> { numbers.iter().map(|number| W::narrow(*number)).collect() };
-    let (inputs, weights) = (of(x), of(w));
-    let x: Vec<f32> = inputs.iter().map(|input| input.widen()).collect();
+    let (inputs, weights) = (narrowed::<W>(x), narrowed::<W>(w));
+    let x = widened(&inputs);
     let mut portable = vec![0.0; rows * tokens];
     Dots { inputs: &x, weights: &weights, width, out: &mut portable }.run::<8, false>();
     let mut wide = vec![0.0; x.len()];
@@ -60,11 +68,9 @@ fn products_in_tiles(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f
     if !vectors::has_amx() {
         return;
     }
-    let of = |numbers: &[f32]| -> Vec<bf16> { numbers.iter().map(|number| bf16::narrow(*number)).collect() };
-    let (inputs, weights) = (of(x), of(w));
-    let wide = |elements: &[bf16]| -> Vec<f32> { elements.iter().map(|element| element.widen()).collect() };
+    let (inputs, weights) = (narrowed::<bf16>(x), narrowed::<bf16>(w));
     let mut portable = vec![0.0; rows * tokens];
-    Dots { inputs: &wide(&inputs), weights: &weights, width, out: &mut portable }.run::<8, false>();
+    Dots { inputs: &widened(&inputs), weights: &weights, width, out: &mut portable }.run::<8, false>();
     let apart: Vec<bf16> = weights.chunks_exact(width).flat_map(|row| [row, &[bf16::NAN; 3]].concat()).collect();
     let apart = Matrix::apart(&apart, rows, width, width + 3).expect("as many rows");
     let stride = rows.next_multiple_of(amx::SIDE);
@@ -108,13 +114,11 @@ proptest! {
         behind in 0_usize..20,
     ) {
         if vectors::has_amx() {
-            let of = |numbers: &[f32]| -> Vec<bf16> { numbers.iter().map(|number| bf16::narrow(*number)).collect() };
-            let wide = |elements: &[bf16]| -> Vec<f32> { elements.iter().map(|element| element.widen()).collect() };
-            let (weights, values) = (of(&weights), of(&values));
+            let (weights, values) = (narrowed::<bf16>(&weights), narrowed::<bf16>(&values));
             let rescale: Vec<f32> = (0..rows).map(|row| 1.0 / (1 + row) as f32).collect();
             let mut portable: Vec<f32> = (0..rows * width).map(|at| (at % 7) as f32).collect();
             let mut ours = portable.clone();
-            let (weights, plain) = (wide(&weights), wide(&values));
+            let (weights, plain) = (widened(&weights), widened(&values));
             Weigh { weights: &weights, values: &plain, width, rescale: &rescale, total: &mut portable }.run::<8, false>();
             let (first, second) = values.split_at(cut.min(keys) * width);
             let parts = [Matrix::dense(first, width), Matrix::dense(second, width)];
@@ -166,8 +170,8 @@ proptest! {
         weigh(weights, Matrix::dense(values, width), &rescale, &mut ours);
         near(&portable, &ours);
         // Values that are not widened before.
-        let narrow: Vec<bf16> = values.iter().map(|value| bf16::narrow(*value)).collect();
-        let values: Vec<f32> = narrow.iter().map(|value| value.widen()).collect();
+        let narrow: Vec<bf16> = narrowed(values);
+        let values = widened(&narrow);
         let mut portable = ours.clone();
         Weigh { weights, values: &values, width, rescale: &rescale, total: &mut portable }.run::<8, false>();
         weigh(weights, Matrix::dense(&narrow, width), &rescale, &mut ours);

@@ -2,8 +2,8 @@
 //!
 //! Invariant: code for an instruction set runs only where the processor was found to have it. Most kernels are safe
 //! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2
-//! ([`crate::avx2`]), for AVX-512 with bfloat16 (`crate::avx512`) and for AMX (`crate::amx`) too. For AVX-512 the compiler makes no versions: from sixteen
-//! lanes its code keeps sums in memory, slower than AVX2.
+//! ([`crate::avx2`]), for AVX-512 with bfloat16 (`crate::avx512`) and for AMX (`crate::amx`) too. For AVX-512 the compiler
+//! makes no versions: from sixteen lanes its code keeps sums in memory, slower than AVX2.
 
 use std::sync::OnceLock;
 
