@@ -6,9 +6,10 @@
 //! SPECULATION_BENCH_CHECKPOINT=DIR/bench-e2b cargo bench --bench speculation
 //! ```
 //!
-//! Every line is a run of requests that all come at once, of 384 prompt tokens and 256 generated ones, after one that is not
-//! measured. `period` prompts repeat 24 tokens, `random` ones have no order; what is drawn at temperature 1 repeats nothing,
-//! while greedy output of models with random weights soon goes round in circles, whatever the prompt.
+//! Every line is a run of requests that all come at once, of 384 prompt tokens and 128 generated ones, after a shorter one that
+//! is not measured. `period` prompts repeat 24 tokens, `random` ones have no order. What is drawn at temperature 1 repeats nothing;
+//! greedy output of the tiny model soon goes round in circles, that of the larger ones does not. So biases force what no model
+//! with random weights writes: `same` is one token again and again, the most that drafts can bring, and `two` is drawn out of two.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -26,7 +27,11 @@ use gemma4_pjrt::install::{self, Target};
 /// Tokens of a draft; 0 for no speculation.
 const DRAFTS: [usize; 3] = [0, 3, 7];
 const PROMPT: usize = 384;
-const OUTPUT: usize = 256;
+const OUTPUT: usize = 128;
+/// The same of the run that is not measured.
+const FIRST_OUTPUT: usize = 32;
+/// Prompt and output of each run.
+const TEXTS: [(&str, &str); 4] = [("period", "greedy"), ("random", "drawn"), ("random", "two"), ("random", "same")];
 
 fn main() {
     look_ups();
@@ -48,8 +53,8 @@ fn main() {
     for drafts in DRAFTS {
         let booted = start(&checkpoint, folder.path(), drafts);
         for requests in [1, 8] {
-            for (prompt, temperature) in [("period", 0.0), ("random", 0.0), ("random", 1.0)] {
-                measure(&booted, prompt, temperature, requests, drafts);
+            for text in TEXTS {
+                measure(&booted, text, requests, drafts);
             }
         }
         booted.engine.end();
@@ -77,11 +82,11 @@ fn start(checkpoint: &Path, cache: &Path, drafts: usize) -> Booted {
     boot(&plan, &places, &|_| {}).expect("an engine")
 }
 
-fn measure(booted: &Booted, prompt: &str, temperature: f32, requests: u32, drafts: usize) {
-    run(booted, prompt, temperature, requests, 1);
+fn measure(booted: &Booted, text: (&str, &str), requests: u32, drafts: usize) {
+    run(booted, text, requests, FIRST_OUTPUT);
     let before = booted.engine.statistics();
     let start = Instant::now();
-    run(booted, prompt, temperature, requests, 2);
+    run(booted, text, requests, OUTPUT);
     let seconds = start.elapsed().as_secs_f64();
     let after = booted.engine.statistics();
     let of = |total: fn(&gemma4_engine::speculation::SpeculationTotals) -> u64| {
@@ -89,9 +94,9 @@ fn measure(booted: &Booted, prompt: &str, temperature: f32, requests: u32, draft
         totals[0] - totals[1]
     };
     let (computed, accepted) = (of(|totals| totals.draft_tokens), of(|totals| totals.accepted_tokens));
+    let (prompt, output) = text;
     println!(
-        "{prompt:<8} {:<6} {requests:>8} {drafts:>6} {:>9.1} {:>7} {computed:>9} {accepted:>9} {:>9} {:>11.2}",
-        if temperature > 0.0 { "drawn" } else { "greedy" },
+        "{prompt:<8} {output:<6} {requests:>8} {drafts:>6} {:>9.1} {:>7} {computed:>9} {accepted:>9} {:>9} {:>11.2}",
         OUTPUT as f64 * f64::from(requests) / seconds,
         after.load.totals.steps - before.load.totals.steps,
         of(|totals| totals.declined_tokens),
@@ -100,19 +105,29 @@ fn measure(booted: &Booted, prompt: &str, temperature: f32, requests: u32, draft
 }
 
 /// Runs requests, all at once, to their ends.
-fn run(booted: &Booted, prompt: &str, temperature: f32, requests: u32, round: u32) {
+fn run(booted: &Booted, (prompt, output): (&str, &str), requests: u32, length: usize) {
     // Leaves out control tokens, which the smallest vocabulary has at its beginning.
     let vocabulary = u32::try_from(booted.config.text.vocab_size).expect("a vocabulary") - 300;
     let generations: Vec<_> = (0..requests)
         .map(|request| {
-            let mut state = u64::from(round * 1000 + request);
+            let mut state = u64::from(request) << 16 | length as u64;
             let mut tokens: Vec<u32> = (0..PROMPT).map(|_| 300 + random(&mut state) % vocabulary).collect();
             if prompt == "period" {
                 tokens = tokens[..24].iter().copied().cycle().take(PROMPT).collect();
             }
-            let sampling = SamplingParams { temperature, seed: Some(request.into()), ..SamplingParams::default() };
+            let forced: &[u32] = match output {
+                "two" => &[400, 401],
+                "same" => &[400],
+                _ => &[],
+            };
+            let sampling = SamplingParams {
+                temperature: if output == "greedy" { 0.0 } else { 1.0 },
+                seed: Some(request.into()),
+                logit_bias: forced.iter().map(|token| (*token, 100.0)).collect(),
+                ..SamplingParams::default()
+            };
             let request =
-                GenerationRequest { prompt: tokens, max_tokens: OUTPUT, sampling, ..GenerationRequest::default() };
+                GenerationRequest { prompt: tokens, max_tokens: length, sampling, ..GenerationRequest::default() };
             booted.engine.submit(request).expect("taken")
         })
         .collect();
@@ -121,7 +136,7 @@ fn run(booted: &Booted, prompt: &str, temperature: f32, requests: u32, round: u3
         while let Some(event) = generation.blocking_next() {
             tokens += usize::from(matches!(event, Event::Token(_)));
         }
-        assert_eq!(tokens, OUTPUT);
+        assert_eq!(tokens, length);
     }
 }
 

@@ -13,7 +13,7 @@ mod types;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -56,6 +56,8 @@ struct State {
     failure: Option<String>,
     computed_tokens: u64,
     step_tokens: [u64; STEP_TOKENS.len() + 1],
+    /// How long there was a step to plan, run or tell of.
+    busy: Duration,
 }
 
 impl Shared {
@@ -100,6 +102,7 @@ impl Engine {
                 failure: None,
                 computed_tokens: 0,
                 step_tokens: [0; STEP_TOKENS.len() + 1],
+                busy: Duration::ZERO,
             }),
             work: Condvar::new(),
         });
@@ -155,6 +158,8 @@ impl Engine {
             warm_cache_misses: Counters::get(&counters.warm_cache_misses),
             fast_prefill_skipped_tokens: Counters::get(&counters.fast_prefill_skipped_tokens),
             masked_steps: Counters::get(&counters.masked_steps),
+            busy: state.busy,
+            device: Duration::from_nanos(Counters::get(&counters.device_nanoseconds)),
         }
     }
 

@@ -50,7 +50,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
     let mut guard = FailOnPanic { shared, requests: Requests::new() };
     let mut scratch = Scratch::default();
     let vocab_size = shared.lock().scheduler.options().vocab_size;
-    while let Some(batch) = next_batch(shared, &mut guard.requests) {
+    while let Some((batch, begun)) = next_batch(shared, &mut guard.requests) {
         let start = Instant::now();
         let outcome = if needs_masks(&guard.requests, &batch) {
             runner.run_masked(&batch, &mut || masks(&mut guard.requests, &batch, vocab_size))
@@ -63,15 +63,18 @@ pub(super) fn run(shared: &Arc<Shared>, mut runner: Box<dyn Runner>) {
             fail(shared, &mut guard.requests, &reason);
             return;
         }
+        let took = start.elapsed();
+        let mut state = shared.lock();
+        state.busy += begun.elapsed();
         // What logprobs of prompts take says nothing of what drafts would.
         if batch.parts().iter().all(|part| part.scored.is_empty()) {
-            shared.lock().scheduler.record(&batch, start.elapsed());
+            state.scheduler.record(&batch, took);
         }
     }
 }
 
-/// Waits for something to do and plans it; `None` when the thread has to end.
-fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
+/// Waits for something to do and plans it; tells when it began to. `None` when the thread has to end.
+fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<(Batch, Instant)> {
     let mut state = shared.lock();
     loop {
         requests.extend(state.arrivals.drain(..));
@@ -81,6 +84,7 @@ fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
         if state.ending {
             return None;
         }
+        let begun = Instant::now();
         match state.scheduler.plan_step() {
             Ok(Some(batch)) => {
                 count(&mut state, &batch);
@@ -98,7 +102,7 @@ fn next_batch(shared: &Shared, requests: &mut Requests) -> Option<Batch> {
                         }
                     }
                 }
-                return Some(batch);
+                return Some((batch, begun));
             }
             Ok(None) => state = shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
             Err(error) => {

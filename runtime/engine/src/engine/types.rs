@@ -1,6 +1,6 @@
 //! What is asked of an engine, and what it answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -149,6 +149,10 @@ pub struct Statistics {
     pub fast_prefill_skipped_tokens: u64,
     /// Steps whose logits were masked on the devices: those with rows of a sequence that keeps to a grammar.
     pub masked_steps: u64,
+    /// How long there was a step to plan, run or tell of.
+    pub busy: Duration,
+    /// How long of it steps were on the devices; the rest is the host's alone.
+    pub device: Duration,
 }
 
 /// Upper bounds of the classes of steps by their tokens: those of vLLM's `iteration_tokens_total`.

@@ -6,6 +6,7 @@ mod xla;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -52,6 +53,8 @@ pub struct Counters {
     pub fast_prefill_skipped_tokens: AtomicU64,
     /// Steps whose logits were masked on the devices.
     pub masked_steps: AtomicU64,
+    /// Nanoseconds in which steps were on the devices: from their start to the end of the last device.
+    pub device_nanoseconds: AtomicU64,
 }
 
 impl Counters {
@@ -64,6 +67,11 @@ impl Counters {
     /// Counts one more.
     pub fn add(counter: &AtomicU64) {
         Self::add_all(counter, 1);
+    }
+
+    /// Counts the time since `start`, in nanoseconds.
+    pub fn add_since(counter: &AtomicU64, start: Instant) {
+        Self::add_all(counter, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Counts several more.

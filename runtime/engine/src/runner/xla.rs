@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use gemma4_hlo::{ElementType as HloElement, Module, Parallelism, Shape};
 use gemma4_model::graph::{ParameterRole, StepInput};
@@ -28,6 +29,13 @@ pub(super) struct HostTable {
     pub(super) element: ElementType,
     /// Rows of the last step, whose memory the next one takes.
     pub(super) gathered: Vec<u8>,
+}
+
+/// A step on the devices.
+struct Launched {
+    /// Their logits.
+    execution: Execution,
+    at: Instant,
 }
 
 /// Runs steps on the devices of a client.
@@ -64,7 +72,7 @@ impl XlaRunner {
         &mut self,
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
-    ) -> Result<Execution, Box<dyn std::error::Error>> {
+    ) -> Result<Launched, Box<dyn std::error::Error>> {
         let Self { compiler, programs, weights, table, pool, .. } = self;
         let program = programs.steps.get(&size).ok_or_else(|| Missing(format!("the program of size {size:?}")))?;
         let client = &compiler.client;
@@ -99,6 +107,7 @@ impl XlaRunner {
             });
             arguments.push(of_device.collect::<Result<_, _>>()?);
         }
+        let at = Instant::now();
         let Execution { outputs, done } = program.executable.launch(arguments)?;
         let mut logits = Vec::with_capacity(devices.len());
         for outputs in outputs {
@@ -106,7 +115,7 @@ impl XlaRunner {
             logits.push(outputs.next().into_iter().collect());
             self.pool.extend(outputs.next());
         }
-        Ok(Execution { outputs: logits, done })
+        Ok(Launched { execution: Execution { outputs: logits, done }, at })
     }
 
     /// Runs the step of this size; gives its logits.
@@ -115,7 +124,9 @@ impl XlaRunner {
         size: StepSize,
         input: impl Fn(StepInput) -> &'a [i32],
     ) -> Result<Logits, Box<dyn std::error::Error>> {
-        let outputs = self.launch(size, input)?.wait()?;
+        let Launched { execution, at } = self.launch(size, input)?;
+        let outputs = execution.wait()?;
+        Counters::add_since(&self.compiler.counters.device_nanoseconds, at);
         Ok(Logits::new(of_first(&outputs)?, self.vocab_size))
     }
 
@@ -126,7 +137,7 @@ impl XlaRunner {
         input: impl Fn(StepInput) -> &'a [i32],
         masks: &mut dyn FnMut() -> Masks,
     ) -> Result<Logits, Box<dyn std::error::Error>> {
-        let step = self.launch(size, input)?;
+        let Launched { execution: step, at } = self.launch(size, input)?;
         // The devices are at work meanwhile.
         let masks = masks();
         let (_, _, rows) = size;
@@ -143,7 +154,9 @@ impl XlaRunner {
         let masked = program.launch(arguments.collect());
         // The step first: if it failed, its words say why.
         Execution { outputs: Vec::new(), done: step.done }.wait()?;
-        let logits = Logits::new(of_first(&masked?.wait()?)?, self.vocab_size);
+        let masked = masked?.wait()?;
+        Counters::add_since(&self.compiler.counters.device_nanoseconds, at);
+        let logits = Logits::new(of_first(&masked)?, self.vocab_size);
         Ok(logits.with_unmasked(unmasked))
     }
 

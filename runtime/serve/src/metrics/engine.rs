@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gemma4_engine::engine::{STEP_TOKENS, Statistics};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
-use prometheus::{Gauge, GaugeVec, IntCounter};
+use prometheus::{Counter, Gauge, GaugeVec, IntCounter};
 
 use super::families::Families;
 
@@ -30,6 +30,8 @@ pub(super) struct EngineMetrics {
     skipped: IntCounter,
     masked: IntCounter,
     reclaimed: IntCounter,
+    busy: Counter,
+    device: Counter,
     steps: Arc<Mutex<Steps>>,
 }
 
@@ -90,6 +92,14 @@ impl EngineMetrics {
                 "gemma4ctl:window_blocks_reclaimed_total",
                 "Blocks given back because they fell behind a window.",
             )?,
+            busy: families.seconds(
+                "gemma4ctl:busy_seconds_total",
+                "Seconds in which the engine had a step to plan, run or tell of.",
+            )?,
+            device: families.seconds(
+                "gemma4ctl:device_seconds_total",
+                "Seconds of those in which a step was on the devices; the rest is the host's alone.",
+            )?,
             steps,
         })
     }
@@ -118,6 +128,9 @@ impl EngineMetrics {
             (&self.reclaimed, totals.window_blocks_reclaimed),
         ] {
             counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        for (counter, total) in [(&self.busy, statistics.busy), (&self.device, statistics.device)] {
+            counter.inc_by((total.as_secs_f64() - counter.get()).max(0.0));
         }
         let steps = Steps { counts: statistics.step_tokens, tokens: statistics.computed_tokens };
         *self.steps.lock().unwrap_or_else(PoisonError::into_inner) = steps;

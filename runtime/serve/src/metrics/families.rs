@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
+    Registry,
 };
 
 /// vLLM's bounds for whole requests and their phases, in seconds.
@@ -47,6 +48,10 @@ impl Families {
 
     pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
         self.add(IntCounter::with_opts(self.opts(name, help))?)
+    }
+
+    pub(super) fn seconds(&self, name: &str, help: &str) -> Result<Counter, prometheus::Error> {
+        self.add(Counter::with_opts(self.opts(name, help))?)
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {

@@ -119,6 +119,8 @@ fn metrics_count_what_happened() {
         assert_eq!(value(text, &labels("vllm:iteration_tokens_total_sum")), statistics.computed_tokens as f64);
         assert_eq!(value(text, &labels("vllm:iteration_tokens_total_count")), statistics.load.totals.steps as f64);
         assert_eq!(value(text, &labels("gemma4ctl:padding_tokens_total")), statistics.load.totals.padding_rows as f64);
+        assert!(value(text, &labels("gemma4ctl:busy_seconds_total")) > 0.0);
+        assert_eq!(value(text, &labels("gemma4ctl:device_seconds_total")), 0.0, "this engine's steps run on none");
         // A second look counts nothing twice.
         let again = get(server.address, "/metrics").await;
         assert_eq!(value(again.text(), &labels("gemma4ctl:computed_tokens_total")), statistics.computed_tokens as f64);
