@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::output::{note, write_atomically};
 use super::{FINDINGS, Output};
@@ -60,10 +61,9 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
         }
         fix(&targets)?;
     }
-    let mut analyses: Vec<Analysis> = Vec::with_capacity(targets.len());
-    for target in &targets {
-        analyses.push(analyze_target(target)?);
-    }
+    let analyses: Vec<_> = targets.par_iter().map(|target| analyze_target(target)).collect();
+    // Of several errors the first in the order of the targets, whoever was faster.
+    let mut analyses: Vec<Analysis> = analyses.into_iter().collect::<anyhow::Result<_>>()?;
     // A parent's finding is said once, however many children it has.
     let mut seen = BTreeSet::new();
     for analysis in &mut analyses {

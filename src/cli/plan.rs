@@ -48,8 +48,9 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> anyhow::Result<
     let Some(mut plan) = analysis.plan() else {
         return findings_alone(&analysis, arguments.format, output);
     };
-    // Made once: fills in the checksum too.
-    let json = gemma4_plan::to_json(&mut plan).context("the plan cannot be written as JSON")?;
+    // Made once, and only where somebody sees it: it takes longer than all of the budget.
+    let wanted = arguments.out.is_some() || arguments.against.is_some() || arguments.format == ResultFormat::Json;
+    let json = if wanted { to_json(&mut plan)? } else { String::new() };
     let failed = analysis.has_errors() || !plan.memory.fits;
 
     let mut code = if failed { FINDINGS } else { 0 };
@@ -148,6 +149,11 @@ fn read_any_as(
         findings_alone(&analysis, format, output)?;
         return Ok(None);
     };
-    gemma4_plan::to_json(&mut plan).context("the plan cannot be written as JSON")?;
+    to_json(&mut plan)?;
     Ok(Some(plan))
+}
+
+/// The plan's file; its checksum enters the plan.
+fn to_json(plan: &mut Plan) -> anyhow::Result<String> {
+    gemma4_plan::to_json(plan).context("the plan cannot be written as JSON")
 }

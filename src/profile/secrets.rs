@@ -24,6 +24,9 @@ const PREFIXES: [(&str, &str); 12] = [
     ("eyJhbGciOi", "a signed web token"),
 ];
 
+/// Characters behind a prefix that make a token of it.
+const LEAST: usize = 12;
+
 /// What stands in place of a secret.
 const TAKEN: &str = "<removed>";
 
@@ -51,7 +54,7 @@ fn walk(node: &mut Node, key: &str, in_secrets: bool, sources: &mut Sources, dia
                 Some((name, value)) if !value.is_empty() => (name.trim_start_matches('-'), value),
                 _ => (key, text.as_str()),
             };
-            let by_shape = looks_like_token(text).or_else(|| looks_like_token(value));
+            let by_shape = looks_like_token(text);
             let reference = in_secrets && matches!(key, "gcp_secret" | "env" | "file");
             let by_name = (is_secret_name(name) && !reference).then_some("a secret");
             let literal = in_secrets && !reference;
@@ -111,13 +114,13 @@ fn report(location: Location, key: &str, what: &str, sources: &mut Sources, diag
 
 /// Whether a value under this name is a secret whatever it looks like: one of its words says so.
 fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    let words: Vec<&str> = name.split('_').collect();
-    words.iter().enumerate().any(|(index, word)| match *word {
-        "token" | "secret" | "password" | "passwd" | "passphrase" | "credential" | "credentials" => true,
-        // `API_KEY` and `SECRET_ACCESS_KEY`, not `KEY` alone nor `SORT_KEY`.
-        "key" => index > 0 && matches!(words[index - 1], "api" | "access" | "private" | "auth" | "signing"),
-        _ => false,
+    let one_of = |word: &str, words: &[&str]| words.iter().any(|one| word.eq_ignore_ascii_case(one));
+    let mut before = "";
+    name.split(['_', '-']).any(|word| {
+        let before = std::mem::replace(&mut before, word);
+        one_of(word, &["token", "secret", "password", "passwd", "passphrase", "credential", "credentials"])
+            // `API_KEY` and `SECRET_ACCESS_KEY`, not `KEY` alone nor `SORT_KEY`.
+            || one_of(word, &["key"]) && one_of(before, &["api", "access", "private", "auth", "signing"])
     })
 }
 
@@ -139,7 +142,9 @@ fn looks_like_token(text: &str) -> Option<&'static str> {
 /// The tokens in `text`: their places, and whose they are.
 fn tokens(text: &str) -> impl Iterator<Item = (std::ops::Range<usize>, &'static str)> + '_ {
     let part_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    PREFIXES.iter().flat_map(move |(prefix, what)| {
+    // Most texts are too short to search.
+    let prefixes = if text.len() > LEAST { &PREFIXES[..] } else { &[] };
+    prefixes.iter().flat_map(move |(prefix, what)| {
         text.match_indices(prefix).filter_map(move |(at, _)| {
             let rest = text.get(at + prefix.len()..)?;
             let length = rest.bytes().take_while(|&byte| part_of_token(byte)).count();
@@ -149,7 +154,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (std::ops::Range<usize>, &'static 
             let before = at.checked_sub(1).and_then(|before| text.as_bytes().get(before)).copied();
             let inside =
                 before.is_some_and(part_of_token) && (prefix.len() < 4 && !prefix.ends_with('_') || length < 20);
-            (length >= 12 && random && !inside).then_some((at..at + prefix.len() + length, *what))
+            (length >= LEAST && random && !inside).then_some((at..at + prefix.len() + length, *what))
         })
     })
 }
@@ -192,6 +197,8 @@ mod tests {
         assert!(!is_secret_name("SORT_KEY"));
         assert!(is_plain("16") && is_plain("/run/secrets/token") && !is_plain("abcdefg"));
         assert!(is_secret_name("api-key"));
+        // Behind a name, a token is still one.
+        assert!(looks_like_token("--header=Authorization=hf_abcdefghijKLMNOP1234567890").is_some());
         assert!(!is_secret_name("HF_HOME"));
     }
 }

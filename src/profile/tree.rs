@@ -1,7 +1,7 @@
 //! TOML text to a tree in which every key and value knows its place.
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -18,7 +18,7 @@ pub struct Node {
     /// Where its key is written.
     pub key_location: Location,
     /// The text of a `--set` argument, used as it is where a string is wanted.
-    pub raw: Option<Rc<str>>,
+    pub raw: Option<Arc<str>>,
     /// The value of a layer below that this one took the place of.
     pub replaced: Option<Box<Node>>,
 }

@@ -29,13 +29,11 @@ const SECTIONS: [&str; 13] = [
 
 /// Computes the digest of `plan`, as `sha256:` and 64 hexadecimal digits.
 pub fn compute(plan: &Plan) -> String {
-    let value = serde_json::to_value(plan).unwrap_or(Value::Null);
-    let mut kept = Map::new();
-    for section in SECTIONS {
-        if let Some(part) = value.get(section) {
-            kept.insert(section.to_owned(), part.clone());
-        }
-    }
+    let mut kept = match serde_json::to_value(plan) {
+        Ok(Value::Object(sections)) => sections,
+        _ => Map::new(),
+    };
+    kept.retain(|section, _| SECTIONS.contains(&section.as_str()));
     // Estimates and words say how long, how much or why, not what runs.
     for (section, keys) in [
         ("buckets", &["graphs", "compile_seconds"][..]),
@@ -55,7 +53,7 @@ pub fn compute(plan: &Plan) -> String {
     if plan.model.fingerprint.is_some() {
         erase_path(&mut kept, &plan.model.id);
     }
-    sha256(canonical(&Value::Object(kept)).as_bytes())
+    sha256(&canonical(&Value::Object(kept)))
 }
 
 /// Puts a fixed word in place of the local folder wherever the plan names it (`model.id` and the engine's arguments).
@@ -76,40 +74,46 @@ fn erase_path(sections: &mut Map<String, Value>, path: &str) {
 }
 
 /// JSON with sorted keys and no white space, so that equal values have equal bytes.
-fn canonical(value: &Value) -> String {
-    let mut text = String::with_capacity(8192);
+fn canonical(value: &Value) -> Vec<u8> {
+    let mut text = Vec::with_capacity(1 << 15);
     write_canonical(value, &mut text);
     text
 }
 
-fn write_canonical(value: &Value, out: &mut String) {
+fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort();
-            out.push('{');
-            for (index, key) in keys.into_iter().enumerate() {
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            out.push(b'{');
+            for (index, (key, item)) in entries.into_iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                out.push_str(&Value::String(key.clone()).to_string());
-                out.push(':');
-                write_canonical(&map[key], out);
+                write_plain(key, out);
+                out.push(b':');
+                write_canonical(item, out);
             }
-            out.push('}');
+            out.push(b'}');
         }
         Value::Array(items) => {
-            out.push('[');
+            out.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
                 write_canonical(item, out);
             }
-            out.push(']');
+            out.push(b']');
         }
-        other => out.push_str(&other.to_string()),
+        other => write_plain(other, out),
     }
+}
+
+/// Something that holds nothing else.
+fn write_plain(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+    // Neither a text nor a number of a [`Value`] lacks a form, and writing to memory does not fail.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// SHA-256 of `bytes`, written as `sha256:` and 64 hexadecimal digits.
