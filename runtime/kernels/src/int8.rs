@@ -6,9 +6,9 @@
 #![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_prefetch, _mm512_add_ps,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_storeu_epi16, _mm512_maskz_loadu_ps, _mm512_reduce_add_ps, _mm512_setzero_ps,
+    __m512, _MM_HINT_T0, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_prefetch, _mm512_add_ps, _mm512_castps_si512,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_maskz_loadu_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_storeu_si512,
 };
 use std::cell::RefCell;
 
@@ -88,21 +88,26 @@ fn load(from: &[i8]) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(all))
 }
 
-/// Writes integers as bfloat16.
+/// Writes as many integers as bfloat16: the upper halves of them as f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn widen(from: &[i8], to: &mut [bf16]) {
-    for (from, to) in from.chunks(2 * SUMS).zip(to.chunks_mut(2 * SUMS)) {
-        _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(AHEAD));
-        let (low, high) = from.split_at(from.len().min(SUMS));
-        let both = _mm512_cvtne2ps_pbh(load(high), load(low));
-        let mask = if to.len() == 2 * SUMS { u32::MAX } else { (1_u32 << to.len()) - 1 };
-        // SAFETY: both types are 64 bytes, of which every value is one; only elements of the mask are written, which are there.
-        unsafe {
-            let both = std::mem::transmute::<__m512bh, __m512i>(both);
-            _mm512_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, both);
-        }
+    let (parts, rest) = from.as_chunks::<{ 2 * SUMS }>();
+    // All as long: nothing is left to check in the loop.
+    let count = parts.len();
+    let (wide, wide_rest) = to.split_at_mut(count * 2 * SUMS);
+    let wide = &mut wide.as_chunks_mut::<{ 2 * SUMS }>().0[..count];
+    let halves: [u16; 2 * SUMS] = std::array::from_fn(|at| 2 * at as u16 + 1);
+    // SAFETY: 64 bytes.
+    let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
+    for at in 0..count {
+        _mm_prefetch::<_MM_HINT_T0>(parts[at].as_ptr().wrapping_add(AHEAD));
+        let [low, high] = [load(&parts[at][..SUMS]), load(&parts[at][SUMS..])];
+        let both = _mm512_permutex2var_epi16(_mm512_castps_si512(low), halves, _mm512_castps_si512(high));
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(wide[at].as_mut_ptr().cast(), both) };
     }
+    wide_rest.iter_mut().zip(rest).for_each(|(to, from)| *to = bf16::from_f32(from.widen()));
 }
 
 /// `out[row] = weights[row] . input`, of one row of input. Memory gives most where it is read at two places that lie apart.
