@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use gemma4_model::DType;
-use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::quantization::Quantization;
+use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::weights::{Checkpoint, FileBytes, LoadOptions, Selection, Target};
 use libfuzzer_sys::fuzz_target;
 
