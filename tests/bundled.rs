@@ -2,6 +2,8 @@
 
 #[path = "bundled/prompts.rs"]
 mod prompts;
+#[path = "bundled/quantized.rs"]
+mod quantized;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

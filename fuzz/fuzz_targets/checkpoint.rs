@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use gemma4_model::DType;
+use gemma4_model::quantization::Quantization;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::weights::{Checkpoint, FileBytes, LoadOptions, Selection, Target};
 use libfuzzer_sys::fuzz_target;
@@ -30,11 +31,12 @@ fuzz_target!(|bytes: &[u8]| {
     });
     let map = |_: &Path| -> std::io::Result<FileBytes> { Ok(Arc::new(bytes.to_vec())) };
     let Ok(checkpoint) = Checkpoint::open(folder.path(), Selection::ALL, map) else { return };
-    for dtype in [DType::Bf16, DType::F32] {
-        let target = Target { mesh: Mesh { data: 1, model: 2 }, experts: ExpertSharding::Tensor, dtype };
+    let int8 = Some(Quantization::Int8);
+    for (dtype, quantization) in [(DType::Bf16, None), (DType::F32, None), (DType::Bf16, int8)] {
+        let target = Target { mesh: Mesh { data: 1, model: 2 }, experts: ExpertSharding::Tensor, dtype, quantization };
         let outcome = checkpoint.load::<()>(&target, &LoadOptions::new(&[0, 1]), |part| {
             let elements = part.shape.iter().product();
-            assert_eq!(dtype.bytes(elements), Some(part.bytes.as_slice().len() as u64));
+            assert_eq!(part.dtype.bytes(elements), Some(part.bytes.as_slice().len() as u64));
             ControlFlow::Continue(())
         });
         // Whatever opens can be loaded.

@@ -14,6 +14,8 @@ pub struct Placed {
     pub local_shape: Vec<u64>,
     /// Copies that a device holds; 2 where an engine stores K = V twice.
     pub copies: u64,
+    /// Bytes on one device, where they are not those of as many elements in the type of the weights.
+    pub bytes: Option<u64>,
     /// Why the shape is not simply divided.
     pub note: Option<String>,
 }
@@ -21,7 +23,7 @@ pub struct Placed {
 impl Placed {
     /// The whole tensor on every device.
     pub fn whole(tensor: &Tensor) -> Self {
-        Placed { split: None, local_shape: tensor.shape.clone(), copies: 1, note: None }
+        Placed { split: None, local_shape: tensor.shape.clone(), copies: 1, bytes: None, note: None }
     }
 
     /// Dimension `dimension` divided by `parts`, rounded up: engines pad what does not divide.
@@ -33,7 +35,7 @@ impl Placed {
         if let Some(size) = local_shape.get_mut(dimension) {
             *size = size.div_ceil(parts);
         }
-        Placed { split: Some(dimension), local_shape, copies: 1, note: None }
+        Placed { split: Some(dimension), local_shape, copies: 1, bytes: None, note: None }
     }
 
     /// The same with another size of the split dimension.
@@ -42,7 +44,7 @@ impl Placed {
         if let Some(old) = local_shape.get_mut(dimension) {
             *old = size;
         }
-        Placed { split: Some(dimension), local_shape, copies: 1, note: Some(note.into()) }
+        Placed { split: Some(dimension), local_shape, copies: 1, bytes: None, note: Some(note.into()) }
     }
 
     /// A key or value projection by vLLM's own layers: a device holds one KV head at the least, and K = V twice.

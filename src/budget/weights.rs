@@ -1,5 +1,6 @@
 //! Where each tensor lives, by the rules of the engine that loads it, and what that costs a device.
 
+use gemma4_model::quantization::{Content, arrays};
 use gemma4_model::sharding::{self, Mesh};
 use gemma4_model::tensors::{Component, Role, Tensor};
 use gemma4_plan::{MemoryTerm, TensorPlacement};
@@ -17,7 +18,6 @@ use crate::resolve::Resolved;
 pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
     let tp = u64::from(resolved.tensor);
     check_heads(resolved)?;
-    let config = &resolved.model.config;
     let mut rows: Vec<TensorPlacement> = Vec::new();
     let mut terms: Vec<(Component, u64)> = Vec::new();
     let mut device_bytes = 0_u64;
@@ -30,28 +30,11 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
         let placed = match resolved.kind {
             EngineKind::VllmTpu => vllm_tpu::place(resolved, tensor)?,
             EngineKind::VllmGpu => vllm_gpu::place(resolved, tensor),
-            EngineKind::Bundled => {
-                let on_host =
-                    resolved.memory.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
-                if !tensor.used || !tensor.component.is_text() || on_host {
-                    None
-                } else {
-                    let placement = sharding::place(config, tensor, &mesh, experts)
-                        .map_err(|error| Impossible { key: "parallelism.tensor", message: error.to_string() })?;
-                    let note = placement
-                        .replicated_kv()
-                        .then(|| format!("each KV head stands on {} devices", placement.replication));
-                    Some(Placed {
-                        split: placement.split_dimension(),
-                        local_shape: placement.local_shape,
-                        copies: 1,
-                        note,
-                    })
-                }
-            }
+            EngineKind::Bundled => place_bundled(resolved, tensor, &mesh, experts)?,
         };
         let Some(placed) = placed else { continue };
-        let bytes = resolved.dtype.bytes(placed.elements()).unwrap_or(u64::MAX).saturating_mul(*count);
+        let bytes = placed.bytes.or_else(|| resolved.dtype.bytes(placed.elements()));
+        let bytes = bytes.unwrap_or(u64::MAX).saturating_mul(*count);
         device_bytes = device_bytes.saturating_add(bytes);
         match terms.iter_mut().find(|(component, _)| *component == tensor.component) {
             Some((_, sum)) => *sum = sum.saturating_add(bytes),
@@ -75,6 +58,36 @@ pub(super) fn place_all(resolved: &Resolved) -> Result<Weights, Impossible> {
         terms.push(buffer);
     }
     Ok(Weights { rows, device_bytes, terms })
+}
+
+/// Places a tensor as the bundled engine does, if it loads it.
+fn place_bundled(
+    resolved: &Resolved,
+    tensor: &Tensor,
+    mesh: &Mesh,
+    experts: sharding::ExpertSharding,
+) -> Result<Option<Placed>, Impossible> {
+    let on_host = resolved.memory.per_layer_embeddings == Placement::Host && tensor.role == Role::PerLayerTable;
+    if !tensor.used || !tensor.component.is_text() || on_host {
+        return Ok(None);
+    }
+    let placement = sharding::place(&resolved.model.config, tensor, mesh, experts)
+        .map_err(|error| Impossible { key: "parallelism.tensor", message: error.to_string() })?;
+    let arrays = arrays(tensor, &placement, resolved.dtype, resolved.quantized_at_load());
+    let bytes = arrays.iter().fold(0, |sum: u64, array| sum.saturating_add(array.bytes()));
+    let replicated = placement.replicated_kv();
+    let replicated = replicated.then(|| format!("each KV head stands on {} devices", placement.replication));
+    let is_quantized = arrays.iter().any(|array| array.content == Content::Scales);
+    let quantized = resolved.quantized_at_load().filter(|_| is_quantized);
+    let quantized = quantized.map(|quantization| format!("{quantization}, with a float32 for each row"));
+    let notes: Vec<String> = quantized.into_iter().chain(replicated).collect();
+    Ok(Some(Placed {
+        split: placement.split_dimension(),
+        local_shape: placement.local_shape,
+        copies: 1,
+        bytes: Some(bytes),
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+    }))
 }
 
 /// The rules that every engine shares: query heads divide, KV heads divide or are divided.

@@ -78,11 +78,12 @@ pub(super) fn plan(output: &mut Output, argument: &str, plan: &Plan) {
         output,
         "model",
         &format!(
-            "{} ({}, {} parameters, {})",
+            "{} ({}, {} parameters, {}{})",
             plan.model.id,
             plan.model.size,
             parameters(plan.model.parameters),
-            plan.model.dtype
+            plan.model.dtype,
+            plan.model.quantization.as_deref().map(|name| format!(", {name} weights")).unwrap_or_default()
         ),
     );
     let devices = if plan.hardware.family == "cpu" {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gemma4_model::DType;
+use gemma4_model::quantization::Quantization;
 use gemma4_plan::Source;
 
 use super::lookup;
@@ -68,6 +69,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// How the bundled engine quantizes weights while it loads them, if it does.
+    pub fn quantized_at_load(&self) -> Option<Quantization> {
+        let name = self.quantization.as_deref().filter(|_| self.kind == EngineKind::Bundled)?;
+        name.parse().ok()
+    }
+
     /// Whether the architecture is overridden to the text-only class.
     pub fn loads_text_only_class(&self) -> bool {
         self.architecture == "Gemma4ForCausalLM"

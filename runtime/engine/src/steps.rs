@@ -119,6 +119,9 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
         other => return Err(value("sharding.experts", other, "tensor or expert")),
     };
     let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
+    let quantization = plan.model.quantization.as_deref();
+    let quantization = quantization.map(|name| name.parse().map_err(|_| value("model.quantization", name, "int8")));
+    let quantization = quantization.transpose()?;
     // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere. XLA's own code for products of
     // bfloat16 is slow on CPUs.
     let (layers, kernels) = match plan.hardware.family.as_str() {
@@ -135,6 +138,7 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
         mesh,
         experts,
         dtype,
+        quantization,
         kv: kv.clone(),
         pages: plan.kv_cache.blocks,
         tokens,

@@ -30,6 +30,7 @@ fn small() -> StepGraph {
         mesh: Mesh { data: 1, model: 2 },
         experts: ExpertSharding::Tensor,
         dtype: DType::F32,
+        quantization: None,
         kv: KvLayout::new(&config, 2, DType::F32, 8).unwrap(),
         pages: 8,
         tokens: 16,

@@ -32,6 +32,7 @@ fn options(config: &Config, layers: LayerForm, tokens: u64) -> StepOptions {
         mesh: Mesh { data: 1, model: 1 },
         experts: ExpertSharding::Tensor,
         dtype: DType::Bf16,
+        quantization: None,
         kv: KvLayout::new(config, 1, DType::Bf16, 32).expect("a layout"),
         pages: 256,
         tokens,

@@ -145,7 +145,7 @@ fn run(index: usize, folder: &Path) {
     let workers = NonZeroUsize::new(workers).expect("not zero");
     let options = LoadOptions { strategy, workers, ..LoadOptions::new(&ranks) };
     let mesh = Mesh { data: 1, model: devices };
-    let target = Target { mesh, experts: ExpertSharding::Tensor, dtype };
+    let target = Target { mesh, experts: ExpertSharding::Tensor, dtype, quantization: None };
     let (finished, peak) = (AtomicBool::new(false), AtomicU64::new(0));
     let report = std::thread::scope(|scope| {
         scope.spawn(|| {

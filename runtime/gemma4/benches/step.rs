@@ -1,9 +1,10 @@
 //! Speed of whole steps on XLA's CPU plugin: one token for each of a batch of sequences, and prompts in one bucket. Beside
 //! it goes `scripts/transformers_bench.py`, which does the same with Hugging Face transformers.
 //!
-//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [fast] [all] [profile] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
+//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [int8] [fast] [all] [profile] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
 //! such as `-- cpu 1 8 32 p512 p2048`, which is what no arguments mean, with both forms of the operators. `fast` has the layers
-//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows. `profile` runs as many steps
+//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows. `int8` quantizes the weights.
+//! `profile` runs as many steps
 //! again and prints what each operator took, beside what this machine's memory and arithmetic allow, measured before.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench stops where it cannot go on, and prints")]
@@ -18,6 +19,7 @@ use gemma4_kernels::profile::{self, Bounds, Cost};
 use gemma4_model::config::AttentionKind;
 use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, PerLayerTable, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
+use gemma4_model::quantization::{Content, Quantization};
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::{AlignedStore, Checkpoint, FileBytes, LoadOptions, Selection, Target};
@@ -31,7 +33,7 @@ const CONTEXT: u64 = 512;
 const RUNS: usize = 7;
 const MAX_MODEL_LEN: u64 = 4096;
 
-type Weights = HashMap<(Role, Option<usize>), Buffer>;
+type Weights = HashMap<(Role, Option<usize>, Content), Buffer>;
 
 fn dims(shape: &[u64]) -> Vec<i64> {
     shape.iter().map(|size| size.cast_signed()).collect()
@@ -63,20 +65,25 @@ fn computed() -> f64 {
     nanoseconds.sum::<f64>() / 1e9
 }
 
-fn load(client: &Client, checkpoint: &Checkpoint, folder: &Path) -> Weights {
+fn load(client: &Client, checkpoint: &Checkpoint, folder: &Path, quantization: Option<Quantization>) -> Weights {
     let map = |path: &Path| -> std::io::Result<FileBytes> {
         let file: Arc<MappedFile> = MappedFile::open(path).map_err(std::io::Error::other)?;
         Ok(file)
     };
     let mesh = Mesh { data: 1, model: 1 };
-    let target = Target { mesh, experts: ExpertSharding::Tensor, dtype: DType::Bf16 };
+    let target = Target { mesh, experts: ExpertSharding::Tensor, dtype: DType::Bf16, quantization };
     let weights: Mutex<Weights> = Mutex::default();
     let store = AlignedStore { folder: &folder.join("aligned"), map: &map, on_progress: &|_| {} };
     let outcome = checkpoint.load_aligned::<()>(&target, &LoadOptions::new(&[0]), &store, |part| {
         let bytes = HostBytes::new(Arc::new(part.bytes.clone()));
-        let buffer = client.borrow(bytes, ElementType::BF16, &dims(&part.shape), 0).expect("a buffer");
+        let element = match part.dtype {
+            DType::I8 => ElementType::S8,
+            DType::F32 => ElementType::F32,
+            _ => ElementType::BF16,
+        };
+        let buffer = client.borrow(bytes, element, &dims(&part.shape), 0).expect("a buffer");
         let tensor = part.tensors[0];
-        weights.lock().expect("unlocked").insert((tensor.role, tensor.layer), buffer);
+        weights.lock().expect("unlocked").insert((tensor.role, tensor.layer, part.content), buffer);
         ControlFlow::Continue(())
     });
     assert!(outcome.expect("weights").is_continue());
@@ -91,16 +98,17 @@ struct Load {
     /// Steps that are timed, after one that is not.
     runs: usize,
     fast_prefill: bool,
+    quantization: Option<Quantization>,
     /// What the machine can do, if operators are to be held against it.
     bounds: Option<Bounds>,
 }
 
 const fn decode(sequences: u64, runs: usize) -> Load {
-    Load { sequences, before: CONTEXT - 1, each: 1, runs, fast_prefill: true, bounds: None }
+    Load { sequences, before: CONTEXT - 1, each: 1, runs, fast_prefill: true, quantization: None, bounds: None }
 }
 
 const fn prefill(tokens: u64, runs: usize) -> Load {
-    Load { sequences: 1, before: 0, each: tokens, runs, fast_prefill: true, bounds: None }
+    Load { sequences: 1, before: 0, each: tokens, runs, fast_prefill: true, quantization: None, bounds: None }
 }
 
 /// Prints what each operator took in a step, as a table for Markdown. The bound is the longer one of the times that its bytes and its
@@ -202,6 +210,7 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         mesh: Mesh { data: 1, model: 1 },
         experts: ExpertSharding::Tensor,
         dtype: DType::Bf16,
+        quantization: load.quantization,
         kv,
         pages,
         tokens,
@@ -241,7 +250,9 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         let arguments = graph.parameters.iter().zip(&inputs).map(|(parameter, input)| match &parameter.role {
             ParameterRole::Input(_) | ParameterRole::PerLayerRows => Argument::Keep(input.as_ref().expect("an input")),
             ParameterRole::KvPool => Argument::Donate(pool.take().expect("a pool")),
-            ParameterRole::Weight { role, layers } => Argument::Keep(&weights[&(*role, layers.first().copied())]),
+            ParameterRole::Weight { role, layers, content } => {
+                Argument::Keep(&weights[&(*role, layers.first().copied(), *content)])
+            }
         });
         let arguments = vec![arguments.collect()];
         let mut outputs = program.execute(arguments).expect("a step that runs").remove(0).into_iter();
@@ -300,11 +311,13 @@ fn main() {
     };
     let checkpoint = Checkpoint::open(&folder, Selection::default(), map).expect("a checkpoint");
     let config = checkpoint.config().clone();
-    let weights = load(&client, &checkpoint, &folder);
+    let quantization = std::env::args().any(|argument| argument == "int8").then_some(Quantization::Int8);
+    let weights = load(&client, &checkpoint, &folder, quantization);
     // As the engine does.
     files.into_inner().expect("unlocked").iter().for_each(|file| file.release().expect("memory given back"));
 
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench" && argument != "int8").collect();
     let mut forms: Vec<Kernels> = Vec::new();
     let mut loads: Vec<Load> = Vec::new();
     let mut fast_prefills: Vec<bool> = Vec::new();
@@ -352,7 +365,8 @@ fn main() {
     for load in &loads {
         for &kernels in &forms {
             for &fast_prefill in &fast_prefills {
-                measure(&client, &config, &weights, kernels, &Load { fast_prefill, bounds, ..*load });
+                let load = Load { fast_prefill, quantization, bounds, ..*load };
+                measure(&client, &config, &weights, kernels, &load);
             }
         }
     }

@@ -10,6 +10,7 @@
 //! * [`graph`]: one step of the language model as a program for XLA
 //! * [`kv`]: pages of the KV cache
 //! * [`checkpoint`]: headers of safetensors files, and which of their tensors belong to the model
+//! * [`quantization`]: which weights are quantized while they are loaded, and what becomes of them
 //! * [`weights`]: the weights themselves, cut for each device
 //! * [`tokenizer`]: text to token ids and back, at once or as tokens come
 //! * [`chat`]: a conversation as one prompt, by the template of the checkpoint
@@ -29,6 +30,7 @@ pub mod generation;
 pub mod graph;
 pub mod kv;
 pub mod output;
+pub mod quantization;
 pub mod seeded;
 pub mod sharding;
 pub mod tensors;

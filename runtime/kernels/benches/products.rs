@@ -1,11 +1,12 @@
 //! Speed of the products alone.
 //!
-//! `cargo bench -p gemma4-kernels --bench products`; with `-- 32`, those of 32 rows alone.
+//! `cargo bench -p gemma4-kernels --bench products`; with `-- 32`, those of 32 rows alone; with `-- int8`, of integers.
 
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints, and stops where it cannot go on")]
 
 use std::time::Instant;
 
+use gemma4_kernels::Weights;
 use gemma4_kernels::linear::Inputs;
 use half::bf16;
 
@@ -15,6 +16,7 @@ fn values(count: usize, modulus: usize) -> Vec<bf16> {
 
 fn main() {
     let wanted: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let int8 = std::env::args().any(|argument| argument == "int8");
     println!("rows  width  columns        ms   GFLOP/s  GB/s of weights");
     for (tokens, width, rows) in [
         (1, 1024, 8192),
@@ -35,10 +37,17 @@ fn main() {
         // More than the caches hold.
         let copies = if tokens < 100 { 24 } else { 4 };
         let (inputs, weights) = (values(tokens * width, 13), values(copies * rows * width, 11));
+        let integers: Vec<i8> = (0..if int8 { weights.len() } else { 0 }).map(|at| (at % 11) as i8 - 5).collect();
+        let scales = vec![0.5; rows];
         let mut out = vec![bf16::ZERO; tokens * rows];
         let mut times: Vec<f64> = (0..3 * copies)
             .map(|round| {
-                let weights = &weights[round % copies * rows * width..][..rows * width];
+                let of = round % copies * rows * width..(round % copies + 1) * rows * width;
+                let weights = if int8 {
+                    Weights::Int8 { values: &integers[of], scales: &scales }
+                } else {
+                    Weights::Elements(&weights[of])
+                };
                 let start = Instant::now();
                 Inputs::<bf16>::new(&inputs, width).product(weights, &mut out).expect("sizes that fit");
                 start.elapsed().as_secs_f64()
@@ -46,7 +55,7 @@ fn main() {
             .collect();
         times.sort_by(f64::total_cmp);
         let seconds = times[0];
-        let (work, bytes) = (2 * tokens * width * rows, 2 * width * rows);
+        let (work, bytes) = (2 * tokens * width * rows, if int8 { 1 } else { 2 } * width * rows);
         println!(
             "{tokens:4}  {width:5}  {rows:7}  {:8.3}  {:8.1}  {:6.1}",
             seconds * 1e3,

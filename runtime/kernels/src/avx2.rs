@@ -7,16 +7,17 @@
 //! the other the odd ones: [`spread`] puts inputs in that order, once for all rows of a matrix.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _CMP_NLT_UQ, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps,
-    _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castps_si256,
-    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
+    __m128i, __m256, __m256i, _CMP_NLT_UQ, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps,
+    _mm_shuffle_ps, _mm_unpackhi_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256,
+    _mm256_broadcast_ss, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmp_ps,
+    _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_permute2f128_ps,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_storeu_ps,
-    _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_srai_epi32,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use crate::functions::{FACTORS, LEAST, LN_2, MOST, ROUND};
-use crate::number::{Number, Pairs};
+use crate::number::{Kind, Number, Weight};
 
 /// Elements that are loaded at a time.
 const PAIR: usize = 16;
@@ -28,26 +29,39 @@ const PANEL: usize = 16;
 /// Two vectors of f32: 16 elements of a row in the order of [`spread`].
 type Pair = [__m256; 2];
 
-/// Loads 16 weights.
+/// Loads 16 weights. Integers come in the order of elements of `W`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn load<W: Pairs>(from: &[W; PAIR]) -> Pair {
+fn load<W: Weight, E: Weight>(from: &[E; PAIR]) -> Pair {
     let start = from.as_ptr();
-    if W::IS_BF16 {
-        // SAFETY: 32 bytes, which are elements of 16 bits.
-        let both = unsafe { _mm256_loadu_si256(start.cast::<__m256i>()) };
-        let odd = _mm256_and_si256(both, _mm256_set1_epi32(-0x1_0000));
-        return [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd)];
+    match E::KIND {
+        Kind::Bf16 => {
+            // SAFETY: 32 bytes, which are elements of 16 bits.
+            let both = unsafe { _mm256_loadu_si256(start.cast::<__m256i>()) };
+            let odd = _mm256_and_si256(both, _mm256_set1_epi32(-0x1_0000));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd)]
+        }
+        // SAFETY: 64 bytes, which are f32.
+        Kind::F32 => unsafe { [_mm256_loadu_ps(start.cast()), _mm256_loadu_ps(start.add(PAIR / 2).cast())] },
+        Kind::Int8 => {
+            // SAFETY: 16 bytes, which are integers.
+            let all = unsafe { _mm_loadu_si128(start.cast::<__m128i>()) };
+            let sides = if W::IS_BF16 {
+                let both = _mm256_cvtepi8_epi16(all);
+                [_mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(both)), _mm256_srai_epi32::<16>(both)]
+            } else {
+                [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all))]
+            };
+            [_mm256_cvtepi32_ps(sides[0]), _mm256_cvtepi32_ps(sides[1])]
+        }
     }
-    // SAFETY: 64 bytes, which are f32.
-    unsafe { [_mm256_loadu_ps(start.cast()), _mm256_loadu_ps(start.add(PAIR / 2).cast())] }
 }
 
 /// Loads 16 inputs.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn input(from: &[f32; PAIR]) -> Pair {
-    load(from)
+    load::<f32, f32>(from)
 }
 
 /// Widens a row, every 16 elements of it into the order in which [`dots`] has those of weights of the same type: the even ones in
@@ -56,16 +70,17 @@ fn input(from: &[f32; PAIR]) -> Pair {
 pub(crate) fn spread<W: Number>(from: &[W], to: &mut [f32]) {
     let whole = from.len() / PAIR * PAIR;
     for (from, to) in from.as_chunks::<PAIR>().0.iter().zip(to.as_chunks_mut::<PAIR>().0) {
-        store(to, load(from));
+        store(to, load::<W, W>(from));
     }
     for (from, to) in from[whole..].iter().zip(&mut to[whole..]) {
         *to = from.widen();
     }
 }
 
-/// `out[token][row] = weights[row] . inputs[token]`: products of few rows, of which [`spread`] has set the order.
+/// `out[token][row] = weights[row] . inputs[token]`: products of few rows, of which [`spread`] has set the order for
+/// elements of `W`.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) fn dots<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: &mut [f32]) {
+pub(crate) fn dots<W: Number, E: Weight>(inputs: &[f32], weights: &[E], width: usize, out: &mut [f32]) {
     let tokens = inputs.len() / width;
     let mut first = 0;
     while first < tokens {
@@ -73,9 +88,9 @@ pub(crate) fn dots<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: 
         let out = &mut out[first * (weights.len() / width)..];
         // Tiles whose sums, inputs and weights fill the registers; two pairs are faster than three and one.
         first += match left {
-            1 => band::<8, 1, W>(inputs, weights, width, out),
-            2 | 4 => band::<4, 2, W>(inputs, weights, width, out),
-            _ => band::<3, 3, W>(inputs, weights, width, out),
+            1 => band::<8, 1, W, E>(inputs, weights, width, out),
+            2 | 4 => band::<4, 2, W, E>(inputs, weights, width, out),
+            _ => band::<3, 3, W, E>(inputs, weights, width, out),
         };
     }
 }
@@ -83,9 +98,9 @@ pub(crate) fn dots<W: Number>(inputs: &[f32], weights: &[W], width: usize, out: 
 /// All rows of the matrix with the first `T` rows of the input, `R` rows at a time. Returns `T`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn band<const R: usize, const T: usize, W: Number>(
+fn band<const R: usize, const T: usize, W: Number, E: Weight>(
     inputs: &[f32],
-    weights: &[W],
+    weights: &[E],
     width: usize,
     out: &mut [f32],
 ) -> usize {
@@ -94,9 +109,9 @@ fn band<const R: usize, const T: usize, W: Number>(
     while row < rows {
         let (weights, out) = (&weights[row * width..], &mut out[row..]);
         row += if rows - row >= R {
-            dot_tile::<R, T, W>(inputs, weights, width, out, rows)
+            dot_tile::<R, T, W, E>(inputs, weights, width, out, rows)
         } else {
-            dot_tile::<1, T, W>(inputs, weights, width, out, rows)
+            dot_tile::<1, T, W, E>(inputs, weights, width, out, rows)
         };
     }
     T
@@ -105,16 +120,16 @@ fn band<const R: usize, const T: usize, W: Number>(
 /// `R` rows of the matrix, of `rows`, with `T` rows of the input. Returns `R`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn dot_tile<const R: usize, const T: usize, W: Number>(
+fn dot_tile<const R: usize, const T: usize, W: Number, E: Weight>(
     inputs: &[f32],
-    weights: &[W],
+    weights: &[E],
     width: usize,
     out: &mut [f32],
     rows: usize,
 ) -> usize {
     let (count, whole) = (width / PAIR, width / PAIR * PAIR);
     // All as long: nothing is left to check in the loop.
-    let mut weight_parts: [&[[W; PAIR]]; R] = [&[]; R];
+    let mut weight_parts: [&[[E; PAIR]]; R] = [&[]; R];
     for (row, parts) in weight_parts.iter_mut().enumerate() {
         *parts = &weights[row * width..][..whole].as_chunks().0[..count];
     }
@@ -129,7 +144,7 @@ fn dot_tile<const R: usize, const T: usize, W: Number>(
             x[token] = input(&input_parts[token][at]);
         }
         for row in 0..R {
-            let [even, odd] = load(&weight_parts[row][at]);
+            let [even, odd] = load::<W, E>(&weight_parts[row][at]);
             for token in 0..T {
                 sums[row][token] = _mm256_fmadd_ps(even, x[token][0], sums[row][token]);
             }
@@ -162,7 +177,7 @@ fn sum(lanes: __m256) -> f32 {
 /// `out[token][row] = weights[row] . inputs[token]`: products of many rows, in their own order. `out` is `[tokens, stride]`, of
 /// which the first as many columns as there are rows are written, and perhaps the others; `stride` is a multiple of 16.
 #[target_feature(enable = "avx2,fma")]
-pub(crate) fn blocked<X: Number, W: Number>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32], stride: usize) {
+pub(crate) fn blocked<X: Number, W: Weight>(inputs: &[X], weights: &[W], width: usize, out: &mut [f32], stride: usize) {
     let (tokens, rows) = (inputs.len() / width, weights.len() / width);
     let panels = rows.div_ceil(PANEL);
     let mut packed = vec![[0.0_f32; PANEL]; panels * DEPTH.min(width)];
@@ -208,7 +223,7 @@ pub(crate) fn blocked<X: Number, W: Number>(inputs: &[X], weights: &[W], width: 
 fn widen<X: Number>(from: &[X], to: &mut [f32]) {
     let whole = from.len() / PAIR * PAIR;
     for (from, to) in from.as_chunks::<PAIR>().0.iter().zip(to.as_chunks_mut::<PAIR>().0) {
-        let [left, right] = load(from);
+        let [left, right] = load::<X, X>(from);
         if X::IS_BF16 {
             // Even and odd elements, back in turn: quarters 0 and 2, then 1 and 3.
             let (low, high) = (_mm256_unpacklo_ps(left, right), _mm256_unpackhi_ps(left, right));
@@ -270,7 +285,7 @@ fn store(to: &mut [f32; PANEL], pair: Pair) {
 /// Up to 16 rows of the matrix from element `first` on, turned so that their elements at one place are neighbours.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn pack<W: Number>(weights: &[W], width: usize, first: usize, packed: &mut [[f32; PANEL]]) {
+fn pack<W: Weight>(weights: &[W], width: usize, first: usize, packed: &mut [[f32; PANEL]]) {
     let depth = packed.len();
     let whole = depth / PAIR * PAIR;
     for half in [0, PANEL / 2] {
@@ -283,7 +298,7 @@ fn pack<W: Number>(weights: &[W], width: usize, first: usize, packed: &mut [[f32
             let mut vectors = [[_mm256_setzero_ps(); 2]; PANEL / 2];
             for (vector, row) in vectors.iter_mut().zip(rows) {
                 if let Some(part) = row.get(at..).and_then(|rest| rest.first_chunk::<PAIR>()) {
-                    *vector = load(part);
+                    *vector = load::<W, W>(part);
                 }
             }
             for which in 0..2 {

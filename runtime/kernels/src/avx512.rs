@@ -65,9 +65,9 @@ pub(crate) fn load_some(from: &[bf16]) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) }
 }
 
-/// `out[token][row] = weights[row] . inputs[token]`: products of few rows.
+/// `out[token][row] = weights[row] . inputs[token]`: products of few rows. Rows of `out` are `all` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn dots(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) {
+pub(crate) fn dots(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32], all: usize) {
     let width = weights.width();
     let tokens = inputs.len() / width;
     let mut first = 0;
@@ -75,17 +75,17 @@ pub(crate) fn dots(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) 
         let left = tokens - first;
         // Bands as equal as can be.
         let taken = left.div_ceil(left.div_ceil(BAND));
-        let (inputs, out) = (&inputs[first * width..], &mut out[first * weights.rows()..]);
+        let (inputs, out) = (&inputs[first * width..], &mut out[first * all..]);
         // Tiles of at most 24 sums leave room for the factors; fewer than twelve would wait for each other.
         match taken {
             1 => streams(inputs, weights, out),
-            2 => band::<8, 2>(inputs, weights, out),
-            3 => band::<8, 3>(inputs, weights, out),
-            4 => band::<6, 4>(inputs, weights, out),
-            5 => band::<4, 5>(inputs, weights, out),
-            6 => band::<4, 6>(inputs, weights, out),
-            7 => band::<3, 7>(inputs, weights, out),
-            _ => band::<3, BAND>(inputs, weights, out),
+            2 => band::<8, 2>(inputs, weights, out, all),
+            3 => band::<8, 3>(inputs, weights, out, all),
+            4 => band::<6, 4>(inputs, weights, out, all),
+            5 => band::<4, 5>(inputs, weights, out, all),
+            6 => band::<4, 6>(inputs, weights, out, all),
+            7 => band::<3, 7>(inputs, weights, out, all),
+            _ => band::<3, BAND>(inputs, weights, out, all),
         }
         first += taken;
     }
@@ -141,23 +141,23 @@ fn line<const R: usize>(input: &[bf16], rows: [&[bf16]; R]) -> [f32; R] {
     totals
 }
 
-/// All rows of the matrix with the first `T` rows of the input, `R` rows at a time.
+/// All rows of the matrix with the first `T` rows of the input, `R` rows at a time; rows of `out` are `all` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn band<const R: usize, const T: usize>(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32]) {
+fn band<const R: usize, const T: usize>(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32], all: usize) {
     let rows = weights.rows();
     let mut row = 0;
     while row < rows {
         let (weights, out) = (weights.from(row), &mut out[row..]);
         row += if rows - row >= R {
-            dot_tile::<R, T>(inputs, weights, out, rows)
+            dot_tile::<R, T>(inputs, weights, out, all)
         } else {
-            dot_tile::<1, T>(inputs, weights, out, rows)
+            dot_tile::<1, T>(inputs, weights, out, all)
         };
     }
 }
 
-/// `R` rows of the matrix, of `all`, with `T` rows of the input. Returns `R`.
+/// `R` rows of the matrix with `T` rows of the input, whose sums are `all` apart. Returns `R`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn dot_tile<const R: usize, const T: usize>(

@@ -3,7 +3,7 @@
 //! A tile is [`TOKENS`] rows of the input by two registers of columns. Depth is cut into blocks of [`DEPTH`], so that a panel
 //! of 16 columns takes 16 KiB.
 
-use crate::number::Number;
+use crate::number::{Number, Weight};
 use crate::vectors::{Lanes, fma};
 
 /// Rows of the input in a tile: six by two registers are the twelve accumulators that leave AVX2 four registers.
@@ -25,7 +25,7 @@ pub(crate) struct Blocked<'a, X, W> {
     pub(crate) stride: usize,
 }
 
-impl<X: Number, W: Number> Lanes for Blocked<'_, X, W> {
+impl<X: Number, W: Weight> Lanes for Blocked<'_, X, W> {
     type Output = ();
 
     #[inline(always)]
@@ -37,7 +37,7 @@ impl<X: Number, W: Number> Lanes for Blocked<'_, X, W> {
 
 /// Columns of a panel `C`.
 #[inline(always)]
-fn blocked<const C: usize, const FUSED: bool, X: Number, W: Number>(work: Blocked<'_, X, W>) {
+fn blocked<const C: usize, const FUSED: bool, X: Number, W: Weight>(work: Blocked<'_, X, W>) {
     let Blocked { inputs, weights, width, out, stride } = work;
     let (tokens, rows) = (inputs.len() / width, weights.len() / width);
     let panels = rows.div_ceil(C);
@@ -81,7 +81,7 @@ fn blocked<const C: usize, const FUSED: bool, X: Number, W: Number>(work: Blocke
 
 /// Up to `C` rows of the matrix from element `first` on, turned so that their elements at one place are neighbours.
 #[inline(always)]
-fn pack<const C: usize, W: Number>(weights: &[W], width: usize, first: usize, packed: &mut [[f32; C]]) {
+fn pack<const C: usize, W: Weight>(weights: &[W], width: usize, first: usize, packed: &mut [[f32; C]]) {
     let depth = packed.len();
     for column in 0..C {
         match weights.get(column * width + first..).and_then(|row| row.get(..depth)) {

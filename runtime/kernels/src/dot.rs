@@ -3,7 +3,7 @@
 //! A tile is [`ROWS`] rows of the matrix by up to [`TOKENS`] rows of the input, with an accumulator of lanes for each pair:
 //! twelve accumulators and four weights fill the sixteen registers of AVX2.
 
-use crate::number::Number;
+use crate::number::Weight;
 use crate::vectors::{Lanes, fma, sum};
 
 /// Rows of the matrix in a tile.
@@ -23,7 +23,7 @@ pub(crate) struct Dots<'a, W> {
     pub(crate) out: &'a mut [f32],
 }
 
-impl<W: Number> Lanes for Dots<'_, W> {
+impl<W: Weight> Lanes for Dots<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -34,7 +34,7 @@ impl<W: Number> Lanes for Dots<'_, W> {
 
 /// [`Dots`], for who is in lanes already.
 #[inline(always)]
-pub(crate) fn dots<const L: usize, const FUSED: bool, W: Number>(
+pub(crate) fn dots<const L: usize, const FUSED: bool, W: Weight>(
     inputs: &[f32],
     weights: &[W],
     width: usize,
@@ -55,7 +55,7 @@ pub(crate) fn dots<const L: usize, const FUSED: bool, W: Number>(
 
 /// `R` rows of the matrix, of `all`, with all rows of the input. Returns `R`.
 #[inline(always)]
-fn rows<const L: usize, const FUSED: bool, const R: usize, W: Number>(
+fn rows<const L: usize, const FUSED: bool, const R: usize, W: Weight>(
     inputs: &[f32],
     weights: &[W],
     width: usize,
@@ -77,7 +77,7 @@ fn rows<const L: usize, const FUSED: bool, const R: usize, W: Number>(
 
 /// `R` rows of the matrix with the first `T` rows of the input. Returns `T`.
 #[inline(always)]
-fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Number>(
+fn tile<const L: usize, const FUSED: bool, const R: usize, const T: usize, W: Weight>(
     inputs: &[f32],
     weights: &[W],
     width: usize,

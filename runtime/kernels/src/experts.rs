@@ -6,6 +6,7 @@ use crate::functions::{gated, narrow};
 use crate::linear::{Inputs, columns};
 use crate::number::Number;
 use crate::threads::{self, Shared};
+use crate::weights::Weights;
 
 /// Lengths that do not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,9 +26,9 @@ pub struct Experts<'a, W> {
     /// What each pair's result is multiplied by `[T * k]`.
     pub shares: &'a [f32],
     /// `[E, 2I, H]`: rows of the gates, then as many of what they let through.
-    pub gate_up: &'a [W],
+    pub gate_up: Weights<'a, W>,
     /// `[E, H, I]`.
-    pub down: &'a [W],
+    pub down: Weights<'a, W>,
     /// `H`.
     pub hidden: usize,
     /// `I`.
@@ -54,7 +55,8 @@ impl<W: Number> Experts<'_, W> {
         let tokens = self.inputs.len().checked_div(hidden).ok_or(ExpertsError("the input"))?;
         let each = hidden.checked_mul(inner).filter(|each| *each > 0).ok_or(ExpertsError("a matrix"))?;
         let experts = self.down.len() / each;
-        if self.down.len() != experts * each || Some(self.gate_up.len()) != self.down.len().checked_mul(2) {
+        let rows = (self.gate_up.rows(hidden), self.down.rows(inner));
+        if rows != (experts.checked_mul(2 * inner), experts.checked_mul(hidden)) {
             return Err(ExpertsError("a matrix"));
         }
         let pairs = self.owners.len();
@@ -76,12 +78,12 @@ impl<W: Number> Experts<'_, W> {
         over(
             &runs,
             inner,
-            |run| columns::<W>(run.count, hidden),
+            |run| columns(&self.gate_up, run.count, hidden),
             |number, run, columns| {
-                let weights = &self.gate_up[run.expert * 2 * each..][..2 * each];
-                let (gates, ups) = weights.split_at(each);
-                let mut gate = inputs[number].sums(gates, &columns, &(0..run.count));
-                gated::<W>(&mut gate.values, &inputs[number].sums(ups, &columns, &(0..run.count)).values);
+                let of = |first: usize| self.gate_up.part(&(first * inner..(first + 1) * inner), hidden);
+                let (gates, ups) = (of(2 * run.expert), of(2 * run.expert + 1));
+                let mut gate = inputs[number].sums(&gates, &columns, &(0..run.count));
+                gated::<W>(&mut gate.values, &inputs[number].sums(&ups, &columns, &(0..run.count)).values);
                 for row in 0..run.count {
                     // SAFETY: each piece has rows and columns of its own.
                     let to = unsafe { shared.part((run.first + row) * inner + columns.start, columns.len()) };
@@ -95,10 +97,10 @@ impl<W: Number> Experts<'_, W> {
         over(
             &runs,
             hidden,
-            |run| columns::<W>(run.count, inner),
+            |run| columns(&self.down, run.count, inner),
             |number, run, columns| {
-                let weights = &self.down[run.expert * each..][..each];
-                let sums = inputs[number].sums(weights, &columns, &(0..run.count));
+                let weights = self.down.part(&(run.expert * hidden..(run.expert + 1) * hidden), inner);
+                let sums = inputs[number].sums(&weights, &columns, &(0..run.count));
                 for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
                     // SAFETY: a pair has one expert, and each piece has columns of its own.
                     let to = unsafe { shared.part(pair * hidden + columns.start, columns.len()) };

@@ -8,9 +8,9 @@ use crate::amx;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
-use crate::linear::{few, many, panel, spread};
+use crate::linear::{few_of, many, panel, spread};
 use crate::matrix::Matrix;
-use crate::number::Number;
+use crate::number::{Number, Weight};
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
 #[cfg(target_arch = "x86_64")]
 use crate::vectors;
@@ -37,18 +37,19 @@ fn near(left: &[f32], right: &[f32]) {
     }
 }
 
-fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f32]) {
-    let (inputs, weights) = (narrowed::<W>(x), narrowed::<W>(w));
+/// Products of elements of `W` with weights of another type, or of the same.
+fn products<W: Number, E: Weight>(tokens: usize, rows: usize, width: usize, x: &[f32], weights: &[E]) {
+    let inputs = narrowed::<W>(x);
     let x = widened(&inputs);
     let mut portable = vec![0.0; rows * tokens];
-    Dots { inputs: &x, weights: &weights, width, out: &mut portable }.run::<8, false>();
+    Dots { inputs: &x, weights, width, out: &mut portable }.run::<8, false>();
     let mut wide = vec![0.0; x.len()];
     spread(&inputs, width, &mut wide);
     let mut ours = vec![0.0; rows * tokens];
-    few(&wide, Matrix::dense(&weights, width), &mut ours);
+    few_of::<W, _, _>(&wide, Matrix::dense(weights, width), &mut ours);
     near(&portable, &ours);
     // With AVX-512, narrow inputs take another way.
-    few(&inputs, Matrix::dense(&weights, width), &mut ours);
+    few_of::<W, _, _>(&inputs, Matrix::dense(weights, width), &mut ours);
     near(&portable, &ours);
 
     let stride = rows.next_multiple_of(panel::<W>());
@@ -57,9 +58,9 @@ fn products<W: Number>(tokens: usize, rows: usize, width: usize, x: &[f32], w: &
         run(&mut out);
         out.chunks(stride).flat_map(|row| row[..rows].to_vec()).collect::<Vec<_>>()
     };
-    let portable = by(&mut |out| Blocked { inputs: &inputs, weights: &weights, width, out, stride }.run::<8, false>());
-    near(&portable, &by(&mut |out| many(&inputs, Matrix::dense(&weights, width), out, stride)));
-    near(&portable, &by(&mut |out| many(&x, Matrix::dense(&weights, width), out, stride)));
+    let portable = by(&mut |out| Blocked { inputs: &inputs, weights, width, out, stride }.run::<8, false>());
+    near(&portable, &by(&mut |out| many(&inputs, Matrix::dense(weights, width), out, stride)));
+    near(&portable, &by(&mut |out| many(&x, Matrix::dense(weights, width), out, stride)));
 }
 
 /// Products in tiles, where the processor has them, beside the portable form: from any first token on, of rows that lie apart.
@@ -140,8 +141,12 @@ proptest! {
             (Just(tokens), Just(rows), Just(width), numbers(tokens * width), numbers(rows * width))
         }),
     ) {
-        products::<f32>(tokens, rows, width, &x, &w);
-        products::<bf16>(tokens, rows, width, &x, &w);
+        products::<f32, f32>(tokens, rows, width, &x, &w);
+        let narrow: Vec<bf16> = w.iter().map(|number| bf16::narrow(*number)).collect();
+        products::<bf16, bf16>(tokens, rows, width, &x, &narrow);
+        let integers: Vec<i8> = w.iter().map(|number| (number * 33.0) as i8).collect();
+        products::<f32, i8>(tokens, rows, width, &x, &integers);
+        products::<bf16, i8>(tokens, rows, width, &x, &integers);
     }
 
     #[test]

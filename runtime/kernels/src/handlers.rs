@@ -16,6 +16,7 @@ use crate::linear::{Inputs, LayerRows};
 use crate::norm::rms_norm;
 use crate::number::Number;
 use crate::profile::Timed;
+use crate::weights::Weights;
 
 /// Makes all handlers known to a plugin, for good. To be called before a program with calls is compiled or loaded; what is
 /// known already stays as it is.
@@ -67,26 +68,53 @@ fn linear<X: Number, Y: Number>(
     weights: &[Operand<'_>],
     outs: &mut [Output<'_>],
 ) -> Result<(), String> {
-    if weights.len() != outs.len() {
-        return Err(format!("{LINEAR}: {} weights for {} results", weights.len(), outs.len()));
+    let (inputs, matrices) = inputs::<X>(LINEAR, x, weights)?;
+    if matrices.len() != outs.len() {
+        return Err(format!("{LINEAR}: {} weights for {} results", matrices.len(), outs.len()));
     }
-    let inputs = inputs::<X>(LINEAR, x, weights)?;
-    let mut products = Vec::with_capacity(weights.len());
-    for (weight, out) in weights.iter().zip(outs) {
-        products.push((weight.values::<X>()?, out.values::<Y>()?));
+    let mut products = Vec::with_capacity(matrices.len());
+    for (matrix, out) in matrices.into_iter().zip(outs) {
+        products.push((matrix, out.values::<Y>()?));
     }
     inputs.products(products).map_err(|error| error.to_string())
 }
 
-/// The rows of `x`, if all weights are as wide.
-fn inputs<'a, X: Number>(name: &str, x: &'a Operand<'_>, weights: &[Operand<'_>]) -> Result<Inputs<'a, X>, String> {
+/// Weights, and their dimensions.
+type Matrix<'a, X> = (Weights<'a, X>, &'a [i64]);
+
+/// Operands that are weights, those of integers each with its scales behind it.
+fn matrices<'a, X: Number>(name: &str, operands: &'a [Operand<'_>]) -> Result<Vec<Matrix<'a, X>>, String> {
+    let mut matrices = Vec::with_capacity(operands.len());
+    let mut operands = operands.iter();
+    while let Some(operand) = operands.next() {
+        let dims = operand.dims();
+        if operand.element() != ElementType::S8 {
+            matrices.push((Weights::Elements(operand.values()?), dims));
+            continue;
+        }
+        let scales = operands.next().ok_or_else(|| format!("{name}: integers without scales"))?;
+        if dims.split_last().map(|(_, rows)| rows) != Some(scales.dims()) {
+            return Err(format!("{name}: scales {:?} do not go with weights {dims:?}", scales.dims()));
+        }
+        matrices.push((Weights::Int8 { values: operand.values()?, scales: scales.values()? }, dims));
+    }
+    Ok(matrices)
+}
+
+/// The rows of `x`, and the weights, if all are as wide.
+fn inputs<'a, X: Number>(
+    name: &str,
+    x: &'a Operand<'_>,
+    weights: &'a [Operand<'_>],
+) -> Result<(Inputs<'a, X>, Vec<Weights<'a, X>>), String> {
     let width = x.dims().last().copied().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
-    for weight in weights {
-        if weight.dims().len() != 2 || weight.dims().last() != x.dims().last() {
-            return Err(format!("{name}: rows {:?} do not go with weights {:?}", x.dims(), weight.dims()));
+    let matrices = matrices::<X>(name, weights)?;
+    for (_, dims) in &matrices {
+        if dims.len() != 2 || dims.last() != x.dims().last() {
+            return Err(format!("{name}: rows {:?} do not go with weights {dims:?}", x.dims()));
         }
     }
-    Ok(Inputs::new(x.values::<X>()?, width))
+    Ok((Inputs::new(x.values::<X>()?, width), matrices.into_iter().map(|(matrix, _)| matrix).collect()))
 }
 
 /// [`GATED`].
@@ -106,9 +134,9 @@ fn gated<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
     let ([x, weights @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
         return Err(format!("{GATED} gives one result"));
     };
-    let [gate, up] = weights else { return Err(format!("{GATED} takes three operands")) };
-    let inputs = inputs::<X>(GATED, x, weights)?;
-    inputs.gated(gate.values()?, up.values()?, out.values::<X>()?).map_err(|error| error.to_string())
+    let (inputs, matrices) = inputs::<X>(GATED, x, weights)?;
+    let [gate, up] = matrices.as_slice() else { return Err(format!("{GATED} takes two matrices")) };
+    inputs.gated(gate, up, out.values::<X>()?).map_err(|error| error.to_string())
 }
 
 /// [`GATED_ROWS`].
@@ -125,13 +153,14 @@ impl Handler for GatedRows {
 }
 
 fn gated_rows<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
-    let ([x, gate, rows, layer], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-        return Err(format!("{GATED_ROWS} takes four operands and gives one result"));
+    let ([x, gate @ .., rows, layer], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{GATED_ROWS} takes four operands or five and gives one result"));
     };
     let (layers, width, layer) = (dim(rows.dims(), 1)?, dim(rows.dims(), 2)?, scalar(layer)?);
-    let inputs = inputs::<X>(GATED_ROWS, x, std::slice::from_ref(gate))?;
+    let (inputs, matrices) = inputs::<X>(GATED_ROWS, x, gate)?;
+    let [gate] = matrices.as_slice() else { return Err(format!("{GATED_ROWS} takes one matrix")) };
     let rows = LayerRows { values: rows.values()?, layers, width, layer };
-    inputs.gated_rows(gate.values()?, &rows, out.values::<X>()?).map_err(|error| error.to_string())
+    inputs.gated_rows(gate, &rows, out.values::<X>()?).map_err(|error| error.to_string())
 }
 
 /// [`NORM`].
@@ -286,17 +315,21 @@ impl Handler for Mixture {
 }
 
 fn mixture<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
-    let ([rows, owners, shares, gate_up, down], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-        return Err(format!("{EXPERTS} takes five operands and gives one result"));
+    let ([rows, owners, shares, weights @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{EXPERTS} gives one result"));
+    };
+    let matrices = matrices::<W>(EXPERTS, weights)?;
+    let [(gate_up, _), (down, dims)] = *matrices.as_slice() else {
+        return Err(format!("{EXPERTS} takes two stacks of matrices"));
     };
     let experts = Experts {
         inputs: rows.values::<W>()?,
         owners: owners.values()?,
         shares: shares.values()?,
-        gate_up: gate_up.values::<W>()?,
-        down: down.values::<W>()?,
+        gate_up,
+        down,
         hidden: dim(rows.dims(), 1)?,
-        inner: dim(down.dims(), 2)?,
+        inner: dim(dims, 2)?,
         top_k: dim(shares.dims(), 1)?,
     };
     experts.run(out.values::<W>()?).map_err(|error| error.to_string())

@@ -9,6 +9,7 @@
 //! * [`linear`]: rows times weight matrices
 //! * [`norm`]: root-mean-square norms
 //! * [`profile`]: what each of them costs
+//! * [`weights`]: matrices of weights, as they are or as integers with scales
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -25,6 +26,8 @@ pub mod experts;
 mod forms;
 mod functions;
 mod handlers;
+#[cfg(target_arch = "x86_64")]
+mod int8;
 pub mod linear;
 mod matrix;
 pub mod norm;
@@ -34,7 +37,9 @@ mod softmax;
 mod stored;
 mod threads;
 mod vectors;
+pub mod weights;
 mod work;
 
 pub use handlers::register;
-pub use number::Number;
+pub use number::{Number, Weight};
+pub use weights::Weights;

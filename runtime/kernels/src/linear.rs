@@ -6,11 +6,15 @@ use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{gated, narrow};
 use crate::matrix::Matrix;
-use crate::number::Number;
+use crate::number::{Number, Weight};
 use crate::threads::{self, Shared};
 use crate::vectors::{self, vectorize};
+use crate::weights::Weights;
 #[cfg(target_arch = "x86_64")]
-use crate::{amx, avx2, avx512};
+use crate::{
+    amx, avx2, avx512,
+    int8::{self, in_bf16},
+};
 
 /// From as many rows on, turning the weights into panels pays.
 const BLOCKED_FROM: usize = 64;
@@ -97,19 +101,22 @@ impl<'a, W: Number> Inputs<'a, W> {
     ///
     /// # Errors
     /// [`LinearError`] if the lengths do not fit together.
-    pub fn product<Y: Number>(&self, weights: &[W], out: &mut [Y]) -> Result<(), LinearError> {
-        self.products(vec![(weights, out)])
+    pub fn product<'w, Y: Number>(&self, weights: impl Into<Weights<'w, W>>, out: &mut [Y]) -> Result<(), LinearError>
+    where
+        W: 'w,
+    {
+        self.products(vec![(weights.into(), out)])
     }
 
     /// [`Self::product`] with each matrix, all at a time.
     ///
     /// # Errors
     /// [`LinearError`] if lengths do not fit together.
-    pub fn products<Y: Number>(&self, products: Vec<(&[W], &mut [Y])>) -> Result<(), LinearError> {
+    pub fn products<Y: Number>(&self, products: Vec<(Weights<'_, W>, &mut [Y])>) -> Result<(), LinearError> {
         let mut works = Vec::with_capacity(products.len());
         let mut pieces = 0;
         for (weights, out) in products {
-            let cut = self.cut(weights, out.len())?;
+            let cut = self.cut(&weights, out.len())?;
             works.push((pieces, cut, weights, Shared::new(out)));
             pieces += cut.pieces();
         }
@@ -129,7 +136,12 @@ impl<'a, W: Number> Inputs<'a, W> {
     ///
     /// # Errors
     /// [`LinearError`] if the lengths do not fit together.
-    pub fn gated<Y: Number>(&self, gate: &[W], up: &[W], out: &mut [Y]) -> Result<(), LinearError> {
+    pub fn gated<Y: Number>(
+        &self,
+        gate: &Weights<'_, W>,
+        up: &Weights<'_, W>,
+        out: &mut [Y],
+    ) -> Result<(), LinearError> {
         let cut = self.cut(gate, out.len())?;
         self.cut(up, out.len())?;
         let out = Shared::new(out);
@@ -147,7 +159,12 @@ impl<'a, W: Number> Inputs<'a, W> {
     ///
     /// # Errors
     /// [`LinearError`] if the lengths do not fit together.
-    pub fn gated_rows<Y: Number>(&self, gate: &[W], rows: &LayerRows<'_, W>, out: &mut [Y]) -> Result<(), LinearError> {
+    pub fn gated_rows<Y: Number>(
+        &self,
+        gate: &Weights<'_, W>,
+        rows: &LayerRows<'_, W>,
+        out: &mut [Y],
+    ) -> Result<(), LinearError> {
         let cut = self.cut(gate, out.len())?;
         let LayerRows { values, layers, width, layer } = *rows;
         let all = cut.tokens.checked_mul(layers).and_then(|all| all.checked_mul(width));
@@ -172,15 +189,15 @@ impl<'a, W: Number> Inputs<'a, W> {
     }
 
     /// The pieces of a product with `weights` whose result has `length` elements.
-    fn cut(&self, weights: &[W], length: usize) -> Result<Cut, LinearError> {
+    fn cut(&self, weights: &Weights<'_, W>, length: usize) -> Result<Cut, LinearError> {
         let width = self.width;
         let error = LinearError { inputs: self.length, weights: weights.len(), width, outputs: length };
-        let whole = |length: usize| if length.is_multiple_of(width) { length.checked_div(width) } else { None };
-        let (tokens, rows) = (whole(self.length).ok_or(error)?, whole(weights.len()).ok_or(error)?);
+        let tokens = self.length.checked_div(width).filter(|tokens| tokens * width == self.length).ok_or(error)?;
+        let rows = weights.rows(width).ok_or(error)?;
         if tokens.checked_mul(rows) != Some(length) {
             return Err(error);
         }
-        let mut cut = Cut { rows, tokens, each: columns::<W>(tokens, width), band: tokens.clamp(1, ROWS) };
+        let mut cut = Cut { rows, tokens, each: columns(weights, tokens, width), band: tokens.clamp(1, ROWS) };
         // Panels and widened rows are made anew for each piece, but no thread may be without one.
         while Form::of(tokens) == Form::Many && cut.pieces() < PIECES * threads::count() && cut.each > LEAST_COLUMNS {
             cut.each /= 2;
@@ -189,24 +206,37 @@ impl<'a, W: Number> Inputs<'a, W> {
     }
 
     /// Products of some rows of the input with some rows of a matrix, on this thread.
-    pub(crate) fn sums(&self, weights: &[W], columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
-        let width = self.width;
-        let of = |range: &Range<usize>| range.start * width..range.end * width;
-        #[cfg(target_arch = "x86_64")]
-        if let (Rows::Tiles(inputs), Some(weights)) = (&self.rows, W::as_bf16(&weights[of(columns)])) {
-            let stride = columns.len().next_multiple_of(amx::SIDE);
-            let mut values = vec![0.0; tokens.len() * stride];
-            // SAFETY: who has tiles may use the instructions.
-            unsafe { amx::products(inputs, tokens.clone(), Matrix::dense(weights, width), &mut values, stride) };
-            return Sums { values, tokens: tokens.len(), rows: columns.len(), stride };
+    pub(crate) fn sums(&self, weights: &Weights<'_, W>, columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
+        match weights.part(columns, self.width) {
+            Weights::Elements(elements) => self.sums_of(elements, tokens),
+            Weights::Int8 { values, scales } => {
+                let mut sums = self.sums_of(values, tokens);
+                sums.scale(scales);
+                sums
+            }
         }
-        let (rows, tokens) = (columns.len(), of(tokens));
-        let (weights, form) = (&weights[of(columns)], Form::of(self.length / width));
+    }
+
+    /// Products of some rows of the input with all of these weights.
+    fn sums_of<E: Weight>(&self, weights: &[E], tokens: &Range<usize>) -> Sums {
+        let width = self.width;
+        let weights = Matrix::dense(weights, width);
+        let (of, form) = (tokens.start * width..tokens.end * width, Form::of(self.length / width));
         match &self.rows {
-            Rows::Wide(values) => Sums::of(&values[tokens], weights, rows, width, form),
-            Rows::Narrow(values) => Sums::of(&values[tokens], weights, rows, width, form),
+            Rows::Wide(values) => Sums::of::<W, _, _>(&values[of], weights, form),
+            Rows::Narrow(values) => Sums::of::<W, _, _>(&values[of], weights, form),
             #[cfg(target_arch = "x86_64")]
-            Rows::Tiles(_) => Sums::of::<W, W>(&[], weights, rows, width, form),
+            Rows::Tiles(inputs) => {
+                let stride = weights.rows().next_multiple_of(amx::SIDE);
+                let mut values = vec![0.0; tokens.len() * stride];
+                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers.
+                unsafe {
+                    in_bf16(weights, tokens.len(), |first, weights| {
+                        amx::products(inputs, tokens.clone(), weights, &mut values[first..], stride);
+                    });
+                }
+                Sums { values, tokens: tokens.len(), rows: weights.rows(), stride }
+            }
         }
     }
 }
@@ -266,11 +296,12 @@ impl Form {
 }
 
 /// Columns that a thread takes at a time.
-pub(crate) fn columns<W: Number>(tokens: usize, width: usize) -> usize {
-    let row = (width * size_of::<W>()).max(1);
+pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width: usize) -> usize {
     let (piece, tiles) = if tokens == 1 { (PIECE_OF_ONE, TILES_OF_ONE) } else { (PIECE, TILES) };
     let (piece, tiles) = if takes_tiles::<W>(tokens) { (PIECE_OF_TILES, LEAST_COLUMNS) } else { (piece, tiles) };
-    if Form::of(tokens) == Form::Few { (piece / row).max(1).next_multiple_of(tiles) } else { COLUMNS }
+    // More than one row of input meets widened weights.
+    let row = if tokens == 1 { weights.row_bytes(width) } else { width * size_of::<W>() };
+    if Form::of(tokens) == Form::Few { (piece / row.max(1)).max(1).next_multiple_of(tiles) } else { COLUMNS }
 }
 
 /// Rows from which on tiles pay.
@@ -295,18 +326,25 @@ pub(crate) struct Sums {
 
 impl Sums {
     /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs of the form of few rows are as [`spread`]
-    /// has set them.
-    fn of<X: Number, W: Number>(inputs: &[X], weights: &[W], rows: usize, width: usize, form: Form) -> Self {
-        let tokens = inputs.len() / width;
+    /// has set them for elements of `W`.
+    fn of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, form: Form) -> Self {
+        let (rows, tokens) = (weights.rows(), inputs.len() / weights.width());
         if form == Form::Few {
             let mut values = vec![0.0; rows * tokens];
-            few(inputs, Matrix::dense(weights, width), &mut values);
+            few_of::<W, X, E>(inputs, weights, &mut values);
             return Sums { values, tokens, rows, stride: rows };
         }
         let stride = rows.next_multiple_of(panel::<W>());
         let mut values = vec![0.0; tokens * stride];
-        many(inputs, Matrix::dense(weights, width), &mut values, stride);
+        many(inputs, weights, &mut values, stride);
         Sums { values, tokens, rows, stride }
+    }
+
+    /// Multiplies those of each row of the matrix by its scale.
+    fn scale(&mut self, scales: &[f32]) {
+        for sums in self.values.chunks_mut(self.stride.max(1)) {
+            sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
+        }
     }
 
     /// Those of one row of the input.
@@ -355,36 +393,56 @@ pub(crate) fn takes_narrow<W: Number>() -> bool {
 
 /// `out[token][row] = weights[row] . inputs[token]`. Inputs that are not of the weights' type are f32, as [`spread`] has set them.
 pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: Matrix<'_, W>, out: &mut [f32]) {
+    few_of::<W, X, W>(inputs, weights, out);
+}
+
+/// [`few`] with inputs for elements of `W`, and weights that may be integers.
+pub(crate) fn few_of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), weights.map(W::as_bf16))
+    if let Some(inputs) = X::as_bf16(inputs)
         && vectors::has_avx512()
     {
+        let rows = weights.rows();
+        let tokens = inputs.len() / weights.width().max(1);
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::dots(inputs, weights, out) };
+        unsafe {
+            if let (1, Some(weights)) = (tokens, weights.map(E::as_int8)) {
+                return int8::dots_of_one(inputs, weights, out);
+            }
+            if in_bf16(weights, tokens, |first, weights| avx512::dots(inputs, weights, &mut out[first..], rows)) {
+                return;
+            }
+        }
     }
     let Some(inputs) = X::as_f32(inputs) else {
         let mut wide = vec![0.0; inputs.len()];
         spread(inputs, weights.width(), &mut wide);
-        return few(&wide, weights, out);
+        return few_of::<X, f32, E>(&wide, weights, out);
     };
     let (weights, width) = (&*weights.values(), weights.width());
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx2::dots(inputs, weights, width, out) };
+        return unsafe { avx2::dots::<W, E>(inputs, weights, width, out) };
     }
     vectorize(Dots { inputs, weights, width, out });
 }
 
 /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of
 /// [`panel`].
-pub(crate) fn many<X: Number, W: Number>(inputs: &[X], weights: Matrix<'_, W>, out: &mut [f32], stride: usize) {
+pub(crate) fn many<X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(inputs), Some(weights)) = (X::as_bf16(inputs), weights.map(W::as_bf16))
+    if let Some(inputs) = X::as_bf16(inputs)
         && vectors::has_avx512()
     {
+        let tokens = inputs.len() / weights.width().max(1);
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::blocked(inputs, weights, out, stride) };
+        let known = unsafe {
+            in_bf16(weights, tokens, |first, weights| avx512::blocked(inputs, weights, &mut out[first..], stride))
+        };
+        if known {
+            return;
+        }
     }
     let (weights, width) = (&*weights.values(), weights.width());
     #[cfg(target_arch = "x86_64")]

@@ -2,30 +2,59 @@
 
 use half::bf16;
 
-/// What kernels that are written for certain instructions know of an element; nobody else implements it.
+/// What the bits of an element are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IEEE single precision.
+    F32,
+    /// The upper half of that.
+    Bf16,
+    /// A signed integer of eight bits.
+    Int8,
+}
+
+/// An element of a matrix of weights, and what kernels that are written for certain instructions know of it; nobody else
+/// implements it.
 ///
 /// # Safety
-/// [`Pairs::IS_BF16`] is true only of 16 bits that are the upper half of f32, and false only of f32.
-pub unsafe trait Pairs: Copy {
-    /// Whether elements are bfloat16; float32 else.
-    const IS_BF16: bool;
+/// Elements are what [`Weight::KIND`] says.
+pub unsafe trait Weight: Copy + Send + Sync {
+    /// What elements are.
+    const KIND: Kind;
+    /// Whether they are bfloat16.
+    const IS_BF16: bool = matches!(Self::KIND, Kind::Bf16);
+
+    /// As f32, exactly.
+    fn widen(self) -> f32;
 
     /// The elements, where they are f32.
-    fn as_f32(elements: &[Self]) -> Option<&[f32]>;
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
 
     /// The elements, where they are bfloat16.
-    fn as_bf16(elements: &[Self]) -> Option<&[bf16]>;
+    fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
+    }
 
     /// The same, to be written.
-    fn as_bf16_mut(elements: &mut [Self]) -> Option<&mut [bf16]>;
+    fn as_bf16_mut(_: &mut [Self]) -> Option<&mut [bf16]> {
+        None
+    }
+
+    /// The elements, where they are integers.
+    fn as_int8(_: &[Self]) -> Option<&[i8]> {
+        None
+    }
 }
 
 // SAFETY: as its name says.
-unsafe impl Pairs for bf16 {
-    const IS_BF16: bool = true;
+unsafe impl Weight for bf16 {
+    const KIND: Kind = Kind::Bf16;
 
-    fn as_f32(_: &[Self]) -> Option<&[f32]> {
-        None
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     fn as_bf16(elements: &[Self]) -> Option<&[bf16]> {
@@ -38,37 +67,40 @@ unsafe impl Pairs for bf16 {
 }
 
 // SAFETY: as its name says.
-unsafe impl Pairs for f32 {
-    const IS_BF16: bool = false;
+unsafe impl Weight for f32 {
+    const KIND: Kind = Kind::F32;
 
-    fn as_f32(elements: &[Self]) -> Option<&[f32]> {
-        Some(elements)
-    }
-
-    fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
-        None
-    }
-
-    fn as_bf16_mut(_: &mut [Self]) -> Option<&mut [bf16]> {
-        None
-    }
-}
-
-/// An element of a matrix.
-pub trait Number: gemma4_pjrt::Element + Pairs + Default + Send + Sync {
-    /// As f32, exactly.
-    fn widen(self) -> f32;
-
-    /// The nearest number, to even where two are as near.
-    fn narrow(value: f32) -> Self;
-}
-
-impl Number for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
 
+    fn as_f32(elements: &[Self]) -> Option<&[f32]> {
+        Some(elements)
+    }
+}
+
+// SAFETY: as its name says.
+unsafe impl Weight for i8 {
+    const KIND: Kind = Kind::Int8;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+
+    fn as_int8(elements: &[Self]) -> Option<&[i8]> {
+        Some(elements)
+    }
+}
+
+/// An element of rows.
+pub trait Number: gemma4_pjrt::Element + Weight + Default {
+    /// The nearest number, to even where two are as near.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Number for f32 {
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
@@ -76,11 +108,6 @@ impl Number for f32 {
 }
 
 impl Number for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         let bits = value.to_bits();

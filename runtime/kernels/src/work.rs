@@ -30,14 +30,17 @@ fn dims<'c>(call: &'c Call<'_>, operand: usize) -> &'c [i64] {
     call.operands.get(operand).map(Operand::dims).unwrap_or_default()
 }
 
-/// Rows times matrices `[out, in]`.
+/// Rows times matrices `[out, in]`, some of them perhaps integers with scales behind them.
 fn product(name: &str, call: &Call<'_>, weights: &[Operand<'_>]) -> Work {
     let x = dims(call, 0);
     let (rows, width) = (dim(x, 0), dim(x, 1));
-    let columns: Vec<String> = weights.iter().map(|weight| dim(weight.dims(), 0).to_string()).collect();
-    let elements: f64 = weights.iter().map(|weight| dim(weight.dims(), 0) * dim(weight.dims(), 1)).sum();
+    let matrices = || weights.iter().filter(|weight| weight.dims().len() == 2);
+    let columns: Vec<String> = matrices().map(|weight| dim(weight.dims(), 0).to_string()).collect();
+    let elements: f64 = matrices().map(|weight| dim(weight.dims(), 0) * dim(weight.dims(), 1)).sum();
+    let integers = matrices().any(|weight| weight.element() == ElementType::S8);
+    let of = if integers { ", int8" } else { "" };
     Work {
-        name: format!("{name} {rows} x {width} -> {}", columns.join(" + ")),
+        name: format!("{name} {rows} x {width} -> {}{of}", columns.join(" + ")),
         bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
         operations: 2.0 * rows * elements,
     }
@@ -57,9 +60,11 @@ impl Counted for Gated {
 
 impl Counted for GatedRows {
     fn work(call: &Call<'_>) -> Work {
-        let work = product("gated rows", call, call.operands.get(1..2).unwrap_or_default());
+        let others = call.operands.len().saturating_sub(2);
+        let work = product("gated rows", call, call.operands.get(1..others).unwrap_or_default());
         // Of the rows of all layers, those of one are read.
-        let rows = call.operands.get(2).map_or(0.0, |rows| operand(rows) * (1.0 - 1.0 / dim(rows.dims(), 1).max(1.0)));
+        let rows =
+            call.operands.get(others).map_or(0.0, |rows| operand(rows) * (1.0 - 1.0 / dim(rows.dims(), 1).max(1.0)));
         Work { bytes: work.bytes - rows, ..work }
     }
 }
@@ -116,12 +121,13 @@ impl Counted for Attend {
 
 impl Counted for Mixture {
     fn work(call: &Call<'_>) -> Work {
-        let (x, down) = (dims(call, 0), dims(call, 4));
+        let down = call.operands.iter().rfind(|operand| operand.dims().len() == 3);
+        let (x, down) = (dims(call, 0), down.map(|down| (down.element().size() as f64, down.dims())));
+        let (element, down) = down.unwrap_or_default();
         let (hidden, inner, experts) = (dim(x, 1), dim(down, 2), dim(down, 0));
         let owners = call.operands.get(1).and_then(|owners| owners.values::<i32>().ok()).unwrap_or_default();
         let has = |owner: &&i32| **owner >= 0 && f64::from(**owner) < experts;
         let used: BTreeSet<&i32> = owners.iter().filter(has).collect();
-        let element = call.operands.get(4).map_or(0, |down| down.element().size()) as f64;
         let pairs = owners.iter().filter(has).count() as f64;
         Work {
             name: format!("experts {} x {hidden}, {} of {experts}", dim(x, 0), used.len()),

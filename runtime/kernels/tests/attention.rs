@@ -1,6 +1,7 @@
 //! Attention and experts against sums in f64.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
+use gemma4_kernels::Weights;
 use gemma4_kernels::attention::{Attention, AttentionError, Part, Remade, Stored, write};
 use gemma4_kernels::experts::Experts;
 use proptest::prelude::*;
@@ -180,6 +181,7 @@ proptest! {
     #[test]
     fn experts(
         tokens in 0_usize..40, hidden in 1_usize..50, inner in 1_usize..50, count in 1_usize..6, top_k in 1_usize..4, seed: u64,
+        quantized: bool,
     ) {
         let inputs = numbers(seed, tokens * hidden);
         let (gate_up, down) = (numbers(seed ^ 1, count * 2 * inner * hidden), numbers(seed ^ 2, count * inner * hidden));
@@ -188,8 +190,22 @@ proptest! {
             .into_iter()
             .map(|number| ((number + 1.0) * (count + 1) as f32 / 2.0) as i32)
             .collect();
+        let integers = |numbers: &[f32]| numbers.iter().map(|number| (number * 127.0) as i8).collect::<Vec<i8>>();
+        let scales = |rows: usize| (0..rows).map(|row| 1.0 / (90 + row % 7 * 11) as f32).collect::<Vec<f32>>();
+        let (gate_up8, down8) = (integers(&gate_up), integers(&down));
+        let (gate_up_scales, down_scales) = (scales(count * 2 * inner), scales(count * hidden));
+        let scaled = |values: &[i8], scales: &[f32], width: usize| -> Vec<f32> {
+            values.iter().enumerate().map(|(at, value)| f32::from(*value) * scales[at / width]).collect()
+        };
+        let (gate_up, gate_up_of, down, down_of) = if quantized {
+            let gate_up_of = Weights::Int8 { values: &gate_up8, scales: &gate_up_scales };
+            let down_of = Weights::Int8 { values: &down8, scales: &down_scales };
+            (scaled(&gate_up8, &gate_up_scales, hidden), gate_up_of, scaled(&down8, &down_scales, inner), down_of)
+        } else {
+            (gate_up.clone(), (&gate_up).into(), down.clone(), (&down).into())
+        };
         let mut out = vec![f32::NAN; inputs.len()];
-        Experts { inputs: &inputs, owners: &owners, shares: &shares, gate_up: &gate_up, down: &down, hidden, inner, top_k }
+        Experts { inputs: &inputs, owners: &owners, shares: &shares, gate_up: gate_up_of, down: down_of, hidden, inner, top_k }
             .run(&mut out)
             .unwrap();
         let dot = |left: &[f32], right: &[f64]| left.iter().zip(right).map(|(l, r)| f64::from(*l) * r).sum::<f64>();

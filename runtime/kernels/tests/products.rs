@@ -1,8 +1,8 @@
 //! Products against sums in f64, over odd shapes.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
-use gemma4_kernels::Number;
 use gemma4_kernels::linear::{Inputs, LayerRows};
+use gemma4_kernels::{Number, Weights};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -19,21 +19,45 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| (next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-/// Every sum is within what rounding of f32 sums of these products can make, and of one rounding to the result's type.
+/// Products of numbers anywhere.
 fn check<X: Number, Y: Number>(tokens: usize, width: usize, rows: usize, seed: u64) {
     let inputs: Vec<X> = numbers(seed, tokens * width).into_iter().map(X::narrow).collect();
     let weights: Vec<X> = numbers(seed ^ 1, rows * width).into_iter().map(X::narrow).collect();
+    let exact: Vec<f64> = weights.iter().map(|weight| f64::from(weight.widen())).collect();
+    check_sums::<X, Y>(&inputs, width, (&weights).into(), &exact, &vec![1.0; rows]);
+}
+
+/// Products of numbers with integers anywhere, the outermost ones and zeros among them, and scales of any size.
+fn check_int8<X: Number, Y: Number>(tokens: usize, width: usize, rows: usize, seed: u64) {
+    let inputs: Vec<X> = numbers(seed, tokens * width).into_iter().map(X::narrow).collect();
+    let of = |number: f32| (number * 160.0).clamp(-127.0, 127.0) as i8;
+    let values: Vec<i8> = numbers(seed ^ 1, rows * width).into_iter().map(of).collect();
+    let scales: Vec<f32> =
+        (0..rows as i32).map(|row| if row % 7 == 3 { 0.0 } else { 1.7_f32.powi(row % 23 - 20) }).collect();
+    let exact: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+    check_sums::<X, Y>(&inputs, width, Weights::Int8 { values: &values, scales: &scales }, &exact, &scales);
+}
+
+/// Every sum is within what rounding of f32 sums of these products can make, and of one rounding to the result's type.
+fn check_sums<X: Number, Y: Number>(
+    inputs: &[X],
+    width: usize,
+    weights: Weights<'_, X>,
+    exact: &[f64],
+    scales: &[f32],
+) {
+    let (tokens, rows) = (inputs.len() / width, scales.len());
     let mut out = vec![Y::narrow(f32::NAN); tokens * rows];
-    Inputs::new(&inputs, width).product(&weights, &mut out).unwrap();
+    Inputs::new(inputs, width).product(weights, &mut out).unwrap();
+    // The last bit of the result's type, beside the accumulated error of the sum.
+    let last = f64::from(Y::narrow(1.0 + f32::EPSILON * 3.0).widen()) - 1.0;
+    let step = if last > 0.0 { 2.0_f64.powi(-23) } else { 2.0_f64.powi(-8) };
     for token in 0..tokens {
-        for row in 0..rows {
-            let pairs = inputs[token * width..][..width].iter().zip(&weights[row * width..][..width]);
-            let terms: Vec<f64> = pairs.map(|(x, w)| f64::from(x.widen()) * f64::from(w.widen())).collect();
+        for (row, scale) in scales.iter().enumerate() {
+            let pairs = inputs[token * width..][..width].iter().zip(&exact[row * width..][..width]);
+            let terms: Vec<f64> = pairs.map(|(x, w)| f64::from(x.widen()) * w * f64::from(*scale)).collect();
             let (sum, size): (f64, f64) = (terms.iter().sum(), terms.iter().map(|term| term.abs()).sum());
             let found = f64::from(out[token * rows + row].widen());
-            // The last bit of the result's type, beside the accumulated error of the sum.
-            let last = f64::from(Y::narrow(1.0 + f32::EPSILON * 3.0).widen()) - 1.0;
-            let step = if last > 0.0 { 2.0_f64.powi(-23) } else { 2.0_f64.powi(-8) };
             let bound = size * width as f64 * 2.0_f64.powi(-24) + sum.abs() * step + 1e-30;
             assert!((found - sum).abs() <= bound, "{tokens}x{width}x{rows} [{token},{row}]: {found} for {sum}");
         }
@@ -48,6 +72,9 @@ proptest! {
         check::<bf16, bf16>(tokens, width, rows, seed);
         check::<bf16, f32>(tokens, width, rows, seed);
         check::<f32, f32>(tokens, width, rows, seed);
+        check_int8::<bf16, bf16>(tokens, width, rows, seed);
+        check_int8::<bf16, f32>(tokens, width, rows, seed);
+        check_int8::<f32, f32>(tokens, width, rows, seed);
     }
 
     #[test]
@@ -63,10 +90,22 @@ proptest! {
 fn borders_of_tiles_and_blocks() {
     for tokens in [1, 3, 5, 23, 24, 25, 30, 767, 769] {
         check::<bf16, f32>(tokens, 257, 65, 7);
+        check_int8::<bf16, f32>(tokens, 257, 65, 7);
+        check_int8::<f32, f32>(tokens, 257, 65, 7);
     }
     for width in [1, 7, 8, 9, 255, 256, 512, 513] {
-        check::<bf16, f32>(26, width, 33, 8);
-        check::<bf16, f32>(4, width, 5, 9);
+        for (tokens, rows) in [(26, 33), (4, 5), (1, 6)] {
+            check::<bf16, f32>(tokens, width, rows, 8);
+            check_int8::<bf16, f32>(tokens, width, rows, 9);
+        }
+    }
+}
+
+#[test]
+fn integers_that_are_widened_in_parts() {
+    // More than are widened at a time, and not a multiple of it.
+    for tokens in [1, 2, 9, 33, 70] {
+        check_int8::<bf16, f32>(tokens, 2_100, 301, 10);
     }
 }
 
@@ -102,6 +141,12 @@ fn lengths_that_do_not_fit_are_refused() {
     assert!(Inputs::<f32>::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
     assert!(Inputs::<f32>::new(&inputs, 0).product(&[1.0_f32; 8], &mut [0.0_f32; 5]).is_err());
     assert!(Inputs::<f32>::new(&inputs, 4).product(&[1.0_f32; 8], &mut [0.0_f32; 6]).is_ok());
+    for (count, fits) in [(1, false), (2, true), (3, false)] {
+        let weights = Weights::Int8 { values: &[1; 8], scales: &[0.5, 2.0, 1.0][..count] };
+        let mut out = [0.0; 6];
+        assert_eq!(Inputs::<f32>::new(&inputs, 4).product(weights, &mut out).is_ok(), fits);
+        assert_eq!(out, if fits { [2.0, 8.0, 2.0, 8.0, 2.0, 8.0] } else { [0.0; 6] });
+    }
 }
 
 #[test]
@@ -123,7 +168,7 @@ fn matrices_that_are_multiplied_together_are_as_each_alone() {
             |rows: usize| numbers(rows as u64, rows * width).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
         let weights = sizes.map(matrix);
         let mut together = sizes.map(|rows| vec![bf16::ZERO; tokens * rows]);
-        let pairs = weights.iter().zip(&mut together).map(|(weights, out)| (weights.as_slice(), out.as_mut_slice()));
+        let pairs = weights.iter().zip(&mut together).map(|(weights, out)| (weights.into(), out.as_mut_slice()));
         inputs.products(pairs.collect()).unwrap();
         for (weights, together) in weights.iter().zip(&together) {
             let mut alone = vec![bf16::ZERO; together.len()];
@@ -139,7 +184,7 @@ fn gates_are_bent_and_let_through() {
         let inputs = numbers(5, tokens * width);
         let (gate, up) = (numbers(6, rows * width), numbers(7, rows * width));
         let mut out = vec![0.0_f32; tokens * rows];
-        Inputs::<f32>::new(&inputs, width).gated(&gate, &up, &mut out).unwrap();
+        Inputs::<f32>::new(&inputs, width).gated(&(&gate).into(), &(&up).into(), &mut out).unwrap();
         for (at, found) in out.iter().enumerate() {
             let input = &inputs[at / rows * width..][..width];
             let dot = |matrix: &[f32]| -> f64 {
@@ -163,10 +208,10 @@ fn gates_let_rows_of_a_layer_through() {
         // The same with a matrix that makes exactly 1 of everything is what the gate alone makes.
         let mut out = vec![0.0_f32; tokens * width];
         let of = |layer| LayerRows { values: &rows, layers, width, layer };
-        inputs.gated_rows(&gate, &of(layer), &mut out).unwrap();
+        inputs.gated_rows(&(&gate).into(), &of(layer), &mut out).unwrap();
         let mut ones = vec![0.0_f32; tokens * width];
         let all = vec![1.0_f32; tokens * width];
-        inputs.gated_rows(&gate, &LayerRows { values: &all, layers: 1, width, layer: 0 }, &mut ones).unwrap();
+        inputs.gated_rows(&(&gate).into(), &LayerRows { values: &all, layers: 1, width, layer: 0 }, &mut ones).unwrap();
         let mut product = vec![0.0_f32; tokens * width];
         inputs.product(&gate, &mut product).unwrap();
         for (at, found) in out.iter().enumerate() {
@@ -176,6 +221,6 @@ fn gates_let_rows_of_a_layer_through() {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044_715 * gate.powi(3));
             assert!((f64::from(ones[at]) - gate / 2.0 * (1.0 + inner.tanh())).abs() < 1e-5);
         }
-        assert!(inputs.gated_rows(&gate, &of(layers), &mut out).is_err(), "there is no such layer");
+        assert!(inputs.gated_rows(&(&gate).into(), &of(layers), &mut out).is_err(), "there is no such layer");
     }
 }

@@ -34,6 +34,14 @@ fn program() -> String {
     )
 }
 
+/// The same product with integers and scales.
+fn quantized() -> String {
+    program()
+        .replace("%w: tensor<2x3xf32>", "%w: tensor<2x3xi8>, %s: tensor<2xf32>")
+        .replace("(%x, %w)", "(%x, %w, %s)")
+        .replace("(tensor<2x3xf32>, tensor<2x3xf32>)", "(tensor<2x3xf32>, tensor<2x3xi8>, tensor<2xf32>)")
+}
+
 fn run(client: &Client, program: &gemma4_pjrt::LoadedExecutable) {
     let x = client.buffer_of(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], 0).unwrap();
     let w = client.buffer_of(&[1.0_f32, 0.0, -1.0, 0.5, 0.5, 0.5], &[2, 3], 0).unwrap();
@@ -67,5 +75,24 @@ fn shapes_that_do_not_fit_fail_the_step() {
     let x = client.buffer_of(&[1.0_f32; 6], &[2, 3], 0).unwrap();
     let w = client.buffer_of(&[1.0_f32; 6], &[3, 2], 0).unwrap();
     let error = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w)]]).unwrap_err();
+    assert!(error.to_string().contains("do not go with weights"), "{error}");
+}
+
+#[test]
+fn integers_come_with_their_scales() {
+    let Some(client) = client() else { return };
+    let program = client.compile(quantized().as_bytes(), &CompileOptions::default()).unwrap();
+    let x = client.buffer_of(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], 0).unwrap();
+    let w = client.buffer_of(&[2_i8, 0, -2, 127, 127, 127], &[2, 3], 0).unwrap();
+    let scales = client.buffer_of(&[0.5_f32, 2.0], &[2], 0).unwrap();
+    let arguments = vec![vec![Argument::Keep(&x), Argument::Keep(&w), Argument::Keep(&scales)]];
+    let outputs = program.execute(arguments).unwrap();
+    assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [-2.0, 1524.0, -2.0, 3810.0]);
+
+    let text = quantized().replace("tensor<2xf32>", "tensor<3xf32>");
+    let program = client.compile(text.as_bytes(), &CompileOptions::default()).unwrap();
+    let scales = client.buffer_of(&[0.5_f32, 2.0, 1.0], &[3], 0).unwrap();
+    let arguments = vec![vec![Argument::Keep(&x), Argument::Keep(&w), Argument::Keep(&scales)]];
+    let error = program.execute(arguments).unwrap_err();
     assert!(error.to_string().contains("do not go with weights"), "{error}");
 }

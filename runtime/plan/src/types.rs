@@ -79,7 +79,7 @@ pub struct Model {
     pub revision: Option<String>,
     /// Data type of the weights.
     pub dtype: String,
-    /// Weight quantization, if any.
+    /// Weight quantization, as the engine names it, if any.
     pub quantization: Option<String>,
     /// Whether the engine may run code from the checkpoint.
     pub trust_remote_code: bool,

@@ -9,8 +9,8 @@ rule!("key-without-effect", Warning, "a key that the chosen engine does not read
 const BUNDLED_ONLY: [&str; 2] = ["memory.per_layer_embeddings", "parallelism.experts"];
 
 /// Keys that the bundled engine does not read.
-const VLLM_ONLY: [&str; 6] =
-    ["engine.pip", "model.architecture", "model.max_loras", "model.quantization", "model.revision", "model.trust_remote_code"];
+const VLLM_ONLY: [&str; 5] =
+    ["engine.pip", "model.architecture", "model.max_loras", "model.revision", "model.trust_remote_code"];
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let kind = context.resolved.kind;

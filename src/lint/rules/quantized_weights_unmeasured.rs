@@ -17,6 +17,10 @@ pub(super) fn quantized_name(id: &str) -> Option<&str> {
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
+    // What the bundled engine makes of weights is known to the byte.
+    if resolved.quantized_at_load().is_some() {
+        return;
+    }
     let id = resolved.model_id.to_lowercase();
     let (key, why) = if let Some(method) = &resolved.quantization {
         ("model.quantization", format!("`{method}`"))

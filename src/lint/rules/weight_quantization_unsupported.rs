@@ -1,15 +1,25 @@
-//! Weight quantization that vLLM on TPU cannot run.
+//! Weight quantization that the engine cannot run.
 
 use super::prelude::*;
+use gemma4_model::quantization::Quantization;
+
 use super::quantized_weights_unmeasured::quantized_name;
 use crate::catalog::Version;
+use crate::profile::EngineKind;
 
-rule!("weight-quantization-unsupported", Error, "weight quantization that vLLM on TPU does not have for this model");
+rule!("weight-quantization-unsupported", Error, "weight quantization that the engine does not have for this model");
 
 const HELP: &str = "use a checkpoint that is quantized already (FP8-dynamic or QAT), or qwix through `--additional-config` with a `quantization` entry";
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
+    if let (EngineKind::Bundled, None, Some(method)) = (resolved.kind, resolved.quantized_at_load(), &resolved.quantization) {
+        let known = Quantization::ALL.map(Quantization::name).join(", ");
+        findings.push(
+            RULE.finding(context.at("model.quantization"), format!("the bundled engine does not quantize weights to `{method}`"))
+                .help(format!("it takes a checkpoint of 16 or 32 bits and quantizes it while it loads, to {known}")),
+        );
+    }
     if !context.on_tpu() {
         return;
     }

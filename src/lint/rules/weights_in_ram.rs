@@ -18,7 +18,8 @@ fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
         return;
     }
     // A quantized checkpoint is smaller than its shapes say, and one of another name may be; then the number is left out.
-    let bytes = (resolved.model.ids.contains(&resolved.model_id) && resolved.quantization.is_none()).then(|| checkpoint_bytes(context));
+    let as_published = resolved.quantization.is_none() || resolved.quantized_at_load().is_some();
+    let bytes = (resolved.model.ids.contains(&resolved.model_id) && as_published).then(|| checkpoint_bytes(context));
     let size = bytes.map_or_else(|| "the checkpoint".to_owned(), |bytes| format!("the checkpoint of {}", gib(bytes)));
     let ram = resolved.slice.host_ram_gib;
     let of = ram.map_or_else(String::new, |ram| {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gemma4_model::graph::{LayerForm, ParameterRole, PerLayerTable};
+use gemma4_model::quantization::Quantization;
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::{
     AlignedStore, Checkpoint, FileBytes, Layout, LoadOptions, Part, Progress, Selection, Strategy, Target, WeightsError,
@@ -24,7 +25,7 @@ use gemma4_plan::Plan;
 use thiserror::Error;
 
 use super::programs::{Compiler, Prepared, ProgramError};
-use super::xla::{HostTable, Weights, XlaRunner, zeros};
+use super::xla::{HostTable, WeightKey, Weights, XlaRunner, zeros};
 use crate::compile::{self, CompileError, Devices};
 use crate::engine::Engine;
 use crate::masks::mask_programs;
@@ -242,8 +243,8 @@ fn supported(plan: &Plan) -> Result<(), BootError> {
         let reason = "it looks drafts up in the context and has no other way to make them; use `ngram`";
         return unsupported("speculative.method", speculative.method.clone(), reason);
     }
-    if let Some(method) = &plan.model.quantization {
-        let reason = "it loads unquantized checkpoints only; use one";
+    if let Some(method) = plan.model.quantization.as_ref().filter(|name| name.parse::<Quantization>().is_err()) {
+        let reason = "it loads unquantized checkpoints, and quantizes them to `int8` alone";
         return unsupported("model.quantization", method.clone(), reason);
     }
     if plan.hardware.hosts > 1 {
@@ -316,7 +317,12 @@ fn load(
 ) -> Result<Weights, BootError> {
     // All steps of a plan share their weights.
     let Some(options) = steps.first().map(|step| &step.options) else { return Ok(Weights::new()) };
-    let target = Target { mesh: options.mesh, experts: options.experts, dtype: options.dtype };
+    let target = Target {
+        mesh: options.mesh,
+        experts: options.experts,
+        dtype: options.dtype,
+        quantization: options.quantization,
+    };
     let ranks: Vec<u64> = (0..options.mesh.model).collect();
     let layout = if options.layers == LayerForm::Looped { Layout::Stacked } else { Layout::PerLayer };
     let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -327,8 +333,8 @@ fn load(
     let take = |part: Part<'_>| match buffers(&compiler.client, &part) {
         Ok(buffers) => {
             let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            for (role, layer, rank, buffer) in buffers {
-                loaded.entry((role, layer)).or_default().push((rank, buffer));
+            if let Some((key, buffers)) = buffers {
+                loaded.entry(key).or_default().extend(buffers);
             }
             drop(loaded);
             on_progress(Stage::Weights(part.progress));
@@ -352,15 +358,15 @@ fn load(
     Ok(loaded.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().map(by_rank).collect())
 }
 
-/// Parts of tensors on devices: role, first layer, rank.
-type OnDevices = Vec<(Role, Option<usize>, u64, Buffer)>;
+/// An array by rank on the devices that hold it.
+type OnDevices = Vec<(u64, Buffer)>;
 
-/// Parts that are on devices already.
-type Loading = HashMap<(Role, Option<usize>), Vec<(u64, Buffer)>>;
+/// Arrays that are on devices already.
+type Loading = HashMap<WeightKey, OnDevices>;
 
 /// A part on each device that holds it; returns when it is there.
-fn buffers(client: &Client, part: &Part<'_>) -> gemma4_pjrt::Result<OnDevices> {
-    let Some(tensor) = part.tensors.first() else { return Ok(Vec::new()) };
+fn buffers(client: &Client, part: &Part<'_>) -> gemma4_pjrt::Result<Option<(WeightKey, OnDevices)>> {
+    let Some(tensor) = part.tensors.first() else { return Ok(None) };
     let dims: Vec<i64> = part.shape.iter().map(|size| size.cast_signed()).collect();
     let bytes = HostBytes::new(Arc::new(part.bytes.clone()));
     let mut buffers = Vec::with_capacity(part.ranks.len());
@@ -371,7 +377,8 @@ fn buffers(client: &Client, part: &Part<'_>) -> gemma4_pjrt::Result<OnDevices> {
     for buffer in &buffers {
         buffer.ready()?.wait()?;
     }
-    Ok(buffers.into_iter().zip(&part.ranks).map(|(buffer, rank)| (tensor.role, tensor.layer, *rank, buffer)).collect())
+    let buffers = buffers.into_iter().zip(&part.ranks).map(|(buffer, rank)| (*rank, buffer)).collect();
+    Ok(Some(((tensor.role, tensor.layer, part.content), buffers)))
 }
 
 /// The plugin's name of a data type.
@@ -382,6 +389,7 @@ fn element(dtype: DType) -> gemma4_pjrt::Result<ElementType> {
         DType::F16 => ElementType::F16,
         DType::F8E4M3 => ElementType::F8E4M3FN,
         DType::F8E5M2 => ElementType::F8E5M2,
+        DType::I8 => ElementType::S8,
         other => {
             return Err(gemma4_pjrt::Error::Arguments(format!("weights of type {other} have no place on devices")));
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use gemma4_hlo::{ElementType as HloElement, Module, Parallelism, Shape};
 use gemma4_model::graph::{ParameterRole, StepInput};
+use gemma4_model::quantization::Content;
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::RowTable;
 use gemma4_pjrt::{Argument, Buffer, ElementType, Execution};
@@ -20,7 +21,10 @@ use crate::scheduler::Batch;
 use crate::steps::NamedStep;
 
 /// What the devices hold of each tensor or stack, by its role and first layer.
-pub(crate) type Weights = HashMap<(Role, Option<usize>), Vec<Buffer>>;
+pub(crate) type Weights = HashMap<WeightKey, Vec<Buffer>>;
+
+/// Which array of weights: its role, first layer and content.
+pub(crate) type WeightKey = (Role, Option<usize>, Content);
 
 /// The per-layer-embedding table in the host's memory.
 pub(super) struct HostTable {
@@ -99,8 +103,9 @@ impl XlaRunner {
                 let argument = match &parameter.role {
                     ParameterRole::Input(_) | ParameterRole::PerLayerRows => inputs.next().map(Argument::Keep),
                     ParameterRole::KvPool => pool.take().map(Argument::Donate),
-                    ParameterRole::Weight { role, layers } => {
-                        weights.get(&(*role, layers.first().copied())).and_then(|of| of.get(place)).map(Argument::Keep)
+                    ParameterRole::Weight { role, layers, content } => {
+                        let of = weights.get(&(*role, layers.first().copied(), *content));
+                        of.and_then(|of| of.get(place)).map(Argument::Keep)
                     }
                 };
                 argument.ok_or_else(|| Missing(parameter.name.clone()))

@@ -113,6 +113,7 @@ fn batches_have_the_shapes_of_the_programs() {
         mesh: Mesh { data: 1, model: 1 },
         experts: ExpertSharding::Tensor,
         dtype: DType::F32,
+        quantization: None,
         kv: KvLayout::new(&config, 1, DType::F32, 8).unwrap(),
         pages: 64,
         tokens,

@@ -115,7 +115,7 @@ pub(super) fn attention(
     let mut project = |b: &mut Builder, step: &Step<'_>, role| match products.next() {
         Some(product) => Ok::<_, GraphError>(product),
         None => {
-            let projection = weight(b, step, role)?;
+            let projection = step.weights.matrix(b, at, role)?;
             Ok(step.kernels.linear(b, x, projection, element)?)
         }
     };
@@ -155,7 +155,7 @@ pub(super) fn attention(
     let rows = step.rows.count;
     let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
     let attended = b.reshape(attended, &[rows, width])?;
-    let projection = weight(b, step, Role::OProj)?;
+    let projection = step.weights.matrix(b, at, Role::OProj)?;
     Ok((step.kernels.linear(b, attended, projection, element)?, pool))
 }
 
@@ -172,7 +172,7 @@ fn projections(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, x: Value
     };
     let mut weights = Vec::with_capacity(roles.len());
     for role in roles {
-        weights.push(step.weights.of(b, at, *role)?);
+        weights.push(step.weights.matrix(b, at, *role)?);
     }
     Ok(Kernels::products(b, x, &weights, step.element)?)
 }

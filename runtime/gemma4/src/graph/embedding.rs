@@ -7,18 +7,18 @@ use std::ops::Range;
 use gemma4_hlo::{Builder, Combine, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
+use super::matrix::Matrix;
 use super::numerics::{index, rms_norm, scaled, to_f64};
 use super::step::Step;
 use crate::tensors::Role;
 
 /// Rows `[T, width]` of a table whose rows are split over the devices, as far as `columns` of them.
-fn lookup(b: &mut Builder, step: &Step<'_>, table: Value, columns: Range<u64>) -> Result<Value, HloError> {
-    let dims = b.shape(table)?.dims().to_vec();
+fn lookup(b: &mut Builder, step: &Step<'_>, table: Matrix, columns: Range<u64>) -> Result<Value, HloError> {
+    let dims = b.shape(table.values)?.dims().to_vec();
     let local = dims.first().copied().unwrap_or(0);
     let width = columns.end - columns.start;
     let Some(rank) = step.rank else {
-        let found = b.take(table, step.rows.token_ids, 0)?;
-        return part(b, found, 1, columns);
+        return table.take(b, step.rows.token_ids, columns, step.element);
     };
     let rows = [step.rows.count];
     let size = index(b, local)?;
@@ -30,8 +30,7 @@ fn lookup(b: &mut Builder, step: &Step<'_>, table: Value, columns: Range<u64>) -
     let (above, below) = (b.compare(Comparison::Ge, ids, zero)?, b.compare(Comparison::Lt, ids, size)?);
     let ours = b.and(above, below)?;
     // Ids of other devices are moved to some row of ours, and that row is dropped.
-    let found = b.take(table, ids, 0)?;
-    let found = part(b, found, 1, columns)?;
+    let found = table.take(b, ids, columns, step.element)?;
     let dims = [step.rows.count, width];
     let ours = b.broadcast(ours, &dims, &[0])?;
     let nothing = b.number(0.0, step.element, &dims)?;
@@ -42,7 +41,7 @@ fn lookup(b: &mut Builder, step: &Step<'_>, table: Value, columns: Range<u64>) -
 /// The stream before the first layer `[T, H]`: the embeddings times the root of the width, which is rounded to the type
 /// of the weights first.
 pub(super) fn embed(b: &mut Builder, step: &Step<'_>) -> Result<Value, GraphError> {
-    let table = step.weights.global(Role::Embedding)?;
+    let table = step.weights.global_matrix(Role::Embedding)?;
     let found = lookup(b, step, table, 0..step.config.text.hidden_size)?;
     Ok(scaled(b, found, to_f64(step.config.text.hidden_size).sqrt())?)
 }
@@ -60,14 +59,16 @@ pub(super) fn per_layer(
     let by_token = match step.rows.per_layer_rows {
         Some(rows) => part(b, rows, 1, columns.clone())?,
         None => {
-            let table = step.weights.global(Role::PerLayerTable)?;
+            let table = step.weights.global_matrix(Role::PerLayerTable)?;
             lookup(b, step, table, columns.clone())?
         }
     };
     let by_token = b.reshape(by_token, &dims)?;
     let by_token = scaled(b, by_token, to_f64(text.ple_width).sqrt())?;
-    let projection = step.weights.global(Role::PerLayerModelProjection)?;
-    let projection = part(b, projection, 0, columns)?;
+    let mut projection = step.weights.global_matrix(Role::PerLayerModelProjection)?;
+    if layers.len() < text.layers.len() {
+        projection = projection.rows(b, columns)?;
+    }
     let by_input = step.kernels.linear(b, stream, projection, step.element)?;
     let by_input = scaled(b, by_input, 1.0 / to_f64(text.hidden_size).sqrt())?;
     let by_input = b.reshape(by_input, &dims)?;
@@ -90,7 +91,7 @@ pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, rows: Value) -> Resul
     let text = &step.config.text;
     let norm = step.weights.global(Role::FinalNorm)?;
     let rows = step.kernels.norm(b, rows, norm, text.rms_norm_eps, None)?;
-    let head = step.weights.global(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
+    let head = step.weights.global_matrix(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
     let mut logits = step.kernels.linear(b, rows, head, ElementType::F32)?;
     if let Some(cap) = text.final_logit_softcap {
         let capped = scaled(b, logits, 1.0 / cap)?;

@@ -8,9 +8,10 @@ use gemma4_hlo::{Builder, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
 use super::kernels::Kernels;
+use super::matrix::Matrix;
 use super::numerics::{element, gelu_tanh, index, linear, rms_norm, scaled, to_f64};
 use super::step::Step;
-use super::weights::{At, part};
+use super::weights::At;
 use crate::config::Moe;
 use crate::sharding::ExpertSharding;
 use crate::tensors::Role;
@@ -26,14 +27,14 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
     let input = rms_norm(b, x, Some(norm), step.config.text.rms_norm_eps)?;
     let gate_up = step.weights.located(b, at, Role::ExpertsGateUp)?;
     let down = step.weights.located(b, at, Role::ExpertsDown)?;
-    let local = b.shape(gate_up.0)?.dims().get(usize::from(gate_up.1.is_some())).copied().unwrap_or(0);
+    let local = b.shape(gate_up.0.values)?.dims().get(usize::from(gate_up.1.is_some())).copied().unwrap_or(0);
 
     let pairs = tokens.saturating_mul(moe.top_k);
     let owners = owners(b, step, local, chosen, moe)?;
     if step.kernels == Kernels::Cpu {
-        let gate_up = step.weights.of(b, at, Role::ExpertsGateUp)?;
-        let down = step.weights.of(b, at, Role::ExpertsDown)?;
-        return Ok(step.kernels.experts(b, [input, owners, weights, gate_up, down])?);
+        let gate_up = step.weights.matrix(b, at, Role::ExpertsGateUp)?;
+        let down = step.weights.matrix(b, at, Role::ExpertsDown)?;
+        return Ok(step.kernels.experts(b, [input, owners, weights], [gate_up, down])?);
     }
     let places = b.iota(ElementType::S32, &[pairs], 0)?;
     let sorted = b.sort(&[owners, places], 0, true, |b, args| match *args {
@@ -101,11 +102,11 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
 }
 
 /// One expert's part of a weight, which is a stack of layers or one layer's.
-fn of_expert(b: &mut Builder, weight: (Value, Option<Value>), expert: Value) -> Result<Value, HloError> {
-    let (value, layer) = weight;
+fn of_expert(b: &mut Builder, weight: (Matrix, Option<Value>), expert: Value) -> Result<Matrix, HloError> {
+    let (stack, layer) = weight;
     match layer {
-        Some(layer) => part(b, value, &[layer, expert]),
-        None => part(b, value, &[expert]),
+        Some(layer) => stack.at(b, &[layer, expert]),
+        None => stack.at(b, &[expert]),
     }
 }
 
@@ -118,7 +119,7 @@ fn route(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> R
     let scale = b.broadcast(scale, &[tokens, hidden], &[1])?;
     let input = b.multiply(normed, scale)?;
     let input = scaled(b, input, 1.0 / to_f64(hidden).sqrt())?;
-    let projection = step.weights.of(b, at, Role::RouterProj)?;
+    let projection = step.weights.matrix(b, at, Role::RouterProj)?;
     let scores = step.kernels.linear(b, input, projection, ElementType::F32)?;
     let dims = [tokens, moe.experts];
     let most = b.reduce_max(scores, &[1])?;

@@ -30,7 +30,7 @@ pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Valu
 
 /// `down(gelu(gate(x)) * up(x))`, this device's part of the sum.
 fn mlp(b: &mut Builder, step: &Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
-    let hidden = step.kernels.gated(b, x, |b, role| step.weights.of(b, at, role))?;
-    let down = step.weights.of(b, at, Role::DownProj)?;
+    let hidden = step.kernels.gated(b, x, |b, role| step.weights.matrix(b, at, role))?;
+    let down = step.weights.matrix(b, at, Role::DownProj)?;
     Ok(step.kernels.linear(b, hidden, down, step.element)?)
 }

@@ -6,6 +6,7 @@
 
 use gemma4_hlo::{Attribute, Builder, CustomCall, ElementType, HloError, Shape, Value};
 
+use super::matrix::Matrix;
 use super::numerics;
 use crate::tensors::Role;
 
@@ -20,7 +21,8 @@ pub enum Kernels {
 }
 
 /// `x [T, in] * weight [out, in]^T` for one weight or several, summed in f32. Operands are `x` and the weights of one type, float32
-/// or bfloat16; the results `[T, out]`, as many as there are weights, are of that type or float32.
+/// or bfloat16; a weight, here and below, may also be integers of eight bits with an operand `[out]` of float32 behind it, which
+/// the sums are multiplied by; the results `[T, out]`, as many as there are weights, are of that type or float32.
 pub const LINEAR: &str = "gemma4.linear.v2";
 
 /// `gelu(x * gate^T) * (x * up^T)`. Operands are `x [T, in]`, `gate` and `up` `[out, in]` of one type, float32 or bfloat16; both
@@ -72,7 +74,7 @@ impl Kernels {
         self,
         b: &mut Builder,
         x: Value,
-        weight: Value,
+        weight: Matrix,
         result: ElementType,
     ) -> Result<Value, HloError> {
         if self == Self::Hlo {
@@ -86,16 +88,16 @@ impl Kernels {
     pub(super) fn products(
         b: &mut Builder,
         x: Value,
-        weights: &[Value],
+        weights: &[Matrix],
         result: ElementType,
     ) -> Result<Vec<Value>, HloError> {
         let rows = first_dim(b, x)?;
         let mut results = Vec::with_capacity(weights.len());
         for weight in weights {
-            results.push(Shape::new(result, [rows, first_dim(b, *weight)?]));
+            results.push(Shape::new(result, [rows, first_dim(b, weight.values)?]));
         }
         let call = CustomCall { target: LINEAR.to_owned(), results, ..CustomCall::default() };
-        let operands: Vec<Value> = [x].into_iter().chain(weights.iter().copied()).collect();
+        let operands: Vec<Value> = [x].into_iter().chain(weights.iter().copied().flat_map(Matrix::operands)).collect();
         b.custom_call(&call, &operands)
     }
 
@@ -104,15 +106,16 @@ impl Kernels {
         self,
         b: &mut Builder,
         x: Value,
-        mut weight: impl FnMut(&mut Builder, Role) -> Result<Value, E>,
+        mut weight: impl FnMut(&mut Builder, Role) -> Result<Matrix, E>,
     ) -> Result<Value, E> {
         let gate = weight(b, Role::GateProj)?;
         let element = b.shape(x)?.element();
         if self == Self::Cpu {
             let up = weight(b, Role::UpProj)?;
-            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate)?])];
+            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate.values)?])];
             let call = CustomCall { target: GATED.to_owned(), results, ..CustomCall::default() };
-            let results = b.custom_call(&call, &[x, gate, up])?;
+            let operands: Vec<Value> = [x].into_iter().chain(gate.operands()).chain(up.operands()).collect();
+            let results = b.custom_call(&call, &operands)?;
             return Ok(results.first().copied().unwrap_or(x));
         }
         let gate = numerics::linear(b, x, gate, element)?;
@@ -128,16 +131,17 @@ impl Kernels {
         self,
         b: &mut Builder,
         x: Value,
-        gate: impl FnOnce(&mut Builder) -> Result<Value, E>,
+        gate: impl FnOnce(&mut Builder) -> Result<Matrix, E>,
         rows: Value,
         layer: Value,
     ) -> Result<Value, E> {
         let element = b.shape(x)?.element();
         if self == Self::Cpu {
             let gate = gate(b)?;
-            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate)?])];
+            let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate.values)?])];
             let call = CustomCall { target: GATED_ROWS.to_owned(), results, ..CustomCall::default() };
-            let results = b.custom_call(&call, &[x, gate, rows, layer])?;
+            let operands: Vec<Value> = [x].into_iter().chain(gate.operands()).chain([rows, layer]).collect();
+            let results = b.custom_call(&call, &operands)?;
             return Ok(results.first().copied().unwrap_or(x));
         }
         let own = layer_rows(b, rows, layer)?;
@@ -173,8 +177,14 @@ impl Kernels {
     }
 
     /// [`EXPERTS`], with its operands.
-    pub(super) fn experts(self, b: &mut Builder, operands: [Value; 5]) -> Result<Value, HloError> {
-        let [rows, ..] = operands;
+    pub(super) fn experts(
+        self,
+        b: &mut Builder,
+        [rows, owners, shares]: [Value; 3],
+        [gate_up, down]: [Matrix; 2],
+    ) -> Result<Value, HloError> {
+        let matrices = gate_up.operands().chain(down.operands());
+        let operands: Vec<Value> = [rows, owners, shares].into_iter().chain(matrices).collect();
         let results = vec![b.shape(rows)?.clone()];
         let call = CustomCall { target: EXPERTS.to_owned(), results, ..CustomCall::default() };
         let results = b.custom_call(&call, &operands)?;

@@ -135,9 +135,9 @@ fn per_layer_input(
         let own = layer_rows(b, per_layer.values, layer)?;
         step.trace(at, "ple", own);
     }
-    let gate = |b: &mut Builder| step.weights.of(b, at, Role::PerLayerInputGate);
+    let gate = |b: &mut Builder| step.weights.matrix(b, at, Role::PerLayerInputGate);
     let gated = step.kernels.gated_rows(b, stream, gate, per_layer.values, layer)?;
-    let projection = step.weights.of(b, at, Role::PerLayerProjection)?;
+    let projection = step.weights.matrix(b, at, Role::PerLayerProjection)?;
     let added = step.kernels.linear(b, gated, projection, step.element)?;
     let norm = step.weights.of(b, at, Role::PostPerLayerInputNorm)?;
     Ok(step.kernels.norm(b, added, norm, step.config.text.rms_norm_eps, Some(stream))?)

@@ -29,6 +29,7 @@ mod feed_forward;
 mod kernels;
 mod layers;
 mod mask;
+mod matrix;
 mod numerics;
 mod parameters;
 mod rows;

@@ -4,6 +4,7 @@
 use gemma4_hlo::{Builder, DotDimensions, ElementType, HloError, Precision, Value};
 
 use super::GraphError;
+use super::matrix::Matrix;
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension; without a weight if there is none.
 pub(super) fn rms_norm(b: &mut Builder, x: Value, weight: Option<Value>, eps: f64) -> Result<Value, HloError> {
@@ -30,11 +31,18 @@ pub(super) fn rms_norm(b: &mut Builder, x: Value, weight: Option<Value>, eps: f6
     b.convert(normed, shape.element())
 }
 
-/// `x [.., in] * weight [out, in]^T`, summed in f32 and returned in `result`.
-pub(super) fn linear(b: &mut Builder, x: Value, weight: Value, result: ElementType) -> Result<Value, HloError> {
+/// `x [.., in] * weight [out, in]^T`, summed in f32, times the scales of the rows of `weight`, and returned in `result`.
+pub(super) fn linear(b: &mut Builder, x: Value, weight: Matrix, result: ElementType) -> Result<Value, HloError> {
     let contracted = b.shape(x)?.rank().saturating_sub(1);
-    let product =
-        b.dot_general(x, weight, &DotDimensions::contract(contracted, 1), ElementType::F32, Precision::Default)?;
+    let element = b.shape(x)?.element();
+    // Every type that steps are computed in has all integers of eight bits.
+    let values = if weight.scales.is_some() { b.convert(weight.values, element)? } else { weight.values };
+    let mut product =
+        b.dot_general(x, values, &DotDimensions::contract(contracted, 1), ElementType::F32, Precision::Default)?;
+    if let Some(scales) = weight.scales {
+        let scales = b.broadcast_like(scales, product, &[contracted])?;
+        product = b.multiply(product, scales)?;
+    }
     b.convert(product, result)
 }
 

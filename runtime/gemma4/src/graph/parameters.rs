@@ -3,6 +3,7 @@
 use gemma4_hlo::{ElementType, Parameter, Shape};
 
 use crate::config::AttentionKind;
+use crate::quantization::Content;
 use crate::tensors::Role;
 
 /// An argument of a step, in the order of the program.
@@ -49,6 +50,8 @@ pub enum ParameterRole {
         role: Role,
         /// Its layers: none for a tensor outside of the layers, several for a stack, whose first dimension they are.
         layers: Vec<usize>,
+        /// What of the tensor it is.
+        content: Content,
     },
 }
 

@@ -11,6 +11,7 @@ use super::weights::{At, Weights, element_type, list};
 use super::{GraphError, embedding};
 use crate::config::{AttentionKind, Layer};
 use crate::kv::KvLayout;
+use crate::quantization::Quantization;
 use crate::sharding::{ExpertSharding, Mesh};
 use crate::{Config, DType};
 
@@ -46,6 +47,8 @@ pub struct StepOptions {
     pub experts: ExpertSharding,
     /// Element type of weights and stream: float32, bfloat16 or float16.
     pub dtype: DType,
+    /// How the large weights are quantized.
+    pub quantization: Option<Quantization>,
     /// Layout of the cache's pages, made for `mesh.model` devices.
     pub kv: KvLayout,
     /// Pages of the pool on each device.
@@ -289,8 +292,8 @@ impl<'a> Step<'a> {
         let mut weights = Weights::default();
         let stacked = options.layers == LayerForm::Looped;
         for (parameter, value) in parameters.iter().zip(arguments) {
-            if let ParameterRole::Weight { role, layers } = &parameter.role {
-                weights.insert(*role, layers, stacked, *value);
+            if let ParameterRole::Weight { role, layers, content } = &parameter.role {
+                weights.insert((*role, *content), layers, stacked, *value);
             }
         }
         let (data, model) = (options.mesh.data, options.mesh.model);

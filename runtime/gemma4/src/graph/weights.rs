@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use gemma4_hlo::{Builder, ElementType, HloError, Shape, Value};
 
+use super::matrix::Matrix;
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepParameter};
 use super::step::{LayerForm, PerLayerTable, StepOptions};
 use super::{GraphError, segments::Segment};
 use crate::Config;
+use crate::quantization::{Content, arrays};
 use crate::sharding::place;
 use crate::tensors::{Role, Tensor, tensors};
 
@@ -73,18 +75,24 @@ pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepPar
     };
     let mut parameters = Vec::new();
     for tensor in &text {
-        let local = place(config, tensor, &options.mesh, options.experts)?.local_shape;
+        let placement = place(config, tensor, &options.mesh, options.experts)?;
         let stack = tensor.layer.and_then(|layer| stacks.iter().find(|stack| stack.contains(&layer)));
-        let (layers, dims) = match (tensor.layer, stack) {
+        let layers: Vec<usize> = match (tensor.layer, stack) {
             (Some(layer), Some(stack)) if stack.first() != Some(&layer) => continue,
-            (Some(_), Some(stack)) => {
-                let dims = std::iter::once(stack.len() as u64).chain(local).collect();
-                (stack.clone(), dims)
-            }
-            (layer, _) => (layer.into_iter().collect(), local),
+            (Some(_), Some(stack)) => stack.clone(),
+            (layer, _) => layer.into_iter().collect(),
         };
-        let role = ParameterRole::Weight { role: tensor.role, layers };
-        parameters.push(StepParameter::new(tensor.name.clone(), role, Shape::new(element, dims)));
+        let stacked = stack.map(|stack| stack.len() as u64);
+        for array in arrays(tensor, &placement, options.dtype, options.quantization) {
+            let dims: Vec<u64> = stacked.into_iter().chain(array.shape).collect();
+            let (name, element) = match array.content {
+                Content::Elements if array.dtype == crate::DType::I8 => (tensor.name.clone(), ElementType::S8),
+                Content::Elements => (tensor.name.clone(), element),
+                Content::Scales => (format!("{}.scales", tensor.name), ElementType::F32),
+            };
+            let role = ParameterRole::Weight { role: tensor.role, layers: layers.clone(), content: array.content };
+            parameters.push(StepParameter::new(name, role, Shape::new(element, dims)));
+        }
     }
     Ok(parameters)
 }
@@ -92,12 +100,12 @@ pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepPar
 /// A weight by its role and layer: the argument, and its place in the stack if it is one.
 #[derive(Debug, Default)]
 pub(super) struct Weights {
-    known: HashMap<(Role, Option<usize>), (Value, Option<u64>)>,
+    known: HashMap<((Role, Content), Option<usize>), (Value, Option<u64>)>,
 }
 
 impl Weights {
     /// `stacked`: the first dimension is that of `layers`, also if it is a single one.
-    pub(super) fn insert(&mut self, role: Role, layers: &[usize], stacked: bool, value: Value) {
+    pub(super) fn insert(&mut self, role: (Role, Content), layers: &[usize], stacked: bool, value: Value) {
         if layers.is_empty() {
             self.known.insert((role, None), (value, None));
         }
@@ -108,30 +116,44 @@ impl Weights {
 
     /// A weight outside of the layers.
     pub(super) fn global(&self, role: Role) -> Result<Value, GraphError> {
-        let found = self.known.get(&(role, None)).map(|(value, _)| *value);
-        found.ok_or_else(|| GraphError::Weight { role: format!("{role:?}"), layer: None })
+        Ok(self.global_matrix(role)?.values)
+    }
+
+    /// A matrix outside of the layers.
+    pub(super) fn global_matrix(&self, role: Role) -> Result<Matrix, GraphError> {
+        let found = |content| self.known.get(&((role, content), None)).map(|(value, _)| *value);
+        let values = found(Content::Elements);
+        let values = values.ok_or_else(|| GraphError::Weight { role: format!("{role:?}"), layer: None })?;
+        Ok(Matrix { values, scales: found(Content::Scales) })
     }
 
     /// A weight of a layer.
     pub(super) fn of(&self, b: &mut Builder, at: At, role: Role) -> Result<Value, GraphError> {
-        let (value, place) = self.located(b, at, role)?;
+        Ok(self.matrix(b, at, role)?.values)
+    }
+
+    /// A matrix of a layer.
+    pub(super) fn matrix(&self, b: &mut Builder, at: At, role: Role) -> Result<Matrix, GraphError> {
+        let (matrix, place) = self.located(b, at, role)?;
         Ok(match place {
-            Some(place) => part(b, value, &[place])?,
-            None => value,
+            Some(place) => matrix.at(b, &[place])?,
+            None => matrix,
         })
     }
 
-    /// A weight of a layer as it comes in: the argument, and the layer's place in it if it is a stack. For who reads only
+    /// A matrix of a layer as it comes in: the argument, and the layer's place in it if it is a stack. For who reads only
     /// parts of it within a loop: what a loop is given whole, XLA copies out of the stack first.
-    pub(super) fn located(&self, b: &mut Builder, at: At, role: Role) -> Result<(Value, Option<Value>), GraphError> {
+    pub(super) fn located(&self, b: &mut Builder, at: At, role: Role) -> Result<(Matrix, Option<Value>), GraphError> {
         let layer = at.representative();
         let missing = || GraphError::Weight { role: format!("{role:?}"), layer: Some(layer) };
-        let (value, place) = *self.known.get(&(role, Some(layer))).ok_or_else(missing)?;
+        let known = |content, layer| self.known.get(&((role, content), Some(layer))).copied();
+        let (values, place) = known(Content::Elements, layer).ok_or_else(missing)?;
+        let matrix = Matrix { values, scales: known(Content::Scales, layer).map(|(scales, _)| scales) };
         if place.is_none() {
-            return Ok((value, None));
+            return Ok((matrix, None));
         }
-        let place = |layer: usize| self.known.get(&(role, Some(layer))).and_then(|(_, place)| *place);
-        Ok((value, Some(at.linear(b, place)?)))
+        let place = |layer: usize| known(Content::Elements, layer).and_then(|(_, place)| place);
+        Ok((matrix, Some(at.linear(b, place)?)))
     }
 }
 

@@ -119,7 +119,8 @@ impl Checkpoint {
         add(format!("{target:?} {:?} {:?}", options.ranks, options.layout).as_bytes());
         for Stored { work, range } in stored {
             let names = work.members.iter().map(|member| member.matched.tensor.name.as_str());
-            add(format!("{:?} {:?} {range:?}", names.collect::<Vec<_>>(), work.ranks).as_bytes());
+            let content = work.array.content;
+            add(format!("{:?} {content:?} {:?} {range:?}", names.collect::<Vec<_>>(), work.ranks).as_bytes());
         }
         Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -148,6 +149,7 @@ impl Checkpoint {
             let same = |stored: &&Stored<'_, '_>| {
                 stored.work.members.first().map(|member| member.matched.tensor.name.as_str()) == name
                     && stored.work.ranks == part.ranks
+                    && stored.work.array.content == part.content
             };
             let Some(place) = stored.iter().find(same) else { return ControlFlow::Continue(()) };
             let mut output = output.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

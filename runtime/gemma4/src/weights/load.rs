@@ -13,6 +13,7 @@ use super::gate::{Gate, StopOnDrop};
 use super::open::Checkpoint;
 use super::work::{self, Work};
 use crate::DType;
+use crate::quantization::{Content, Quantization};
 use crate::sharding::{ExpertSharding, Mesh, Placement};
 use crate::tensors::{Role, Tensor};
 
@@ -30,6 +31,8 @@ pub struct Target {
     pub experts: ExpertSharding,
     /// Element type of all weights on the devices: `bfloat16` or `float32`, or what all files have.
     pub dtype: DType,
+    /// How the large weights of the language model are quantized.
+    pub quantization: Option<Quantization>,
 }
 
 /// Which arrays the layers of the language model become.
@@ -109,7 +112,9 @@ pub struct Part<'a> {
     pub ranks: Vec<u64>,
     /// How each tensor is split.
     pub placement: Placement,
-    /// Shape on each of the ranks: [`Placement::local_shape`], in a stack with the number of layers in front.
+    /// What of the tensors it is.
+    pub content: Content,
+    /// Shape on each of the ranks, that of [`crate::quantization::arrays`], in a stack with the number of layers in front.
     pub shape: Vec<u64>,
     /// Element type.
     pub dtype: DType,
@@ -133,7 +138,7 @@ pub struct LoadReport {
 }
 
 impl Checkpoint {
-    /// Cuts one tensor for one rank.
+    /// Cuts one tensor for one rank: its elements, quantized or not.
     ///
     /// # Errors
     /// [`WeightsError`] if the model does not read such a tensor, the mesh cannot split it, no conversion leads to the
@@ -256,8 +261,9 @@ pub(super) fn part<'a>(work: &Work<'a>, bytes: LocalBytes, progress: Progress) -
         tensors: work.members.iter().map(|member| &member.matched.tensor).collect(),
         ranks: work.ranks.clone(),
         placement: work.placement.clone(),
+        content: work.array.content,
         shape: work.shape(),
-        dtype: work.dtype,
+        dtype: work.array.dtype,
         bytes,
         progress,
     }

@@ -20,6 +20,7 @@ mod error;
 mod gate;
 mod load;
 mod open;
+mod quantize;
 mod rows;
 mod slice;
 mod work;

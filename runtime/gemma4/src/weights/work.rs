@@ -10,9 +10,11 @@ use super::convert::Conversion;
 use super::error::WeightsError;
 use super::load::{Layout, LoadOptions, Target};
 use super::open::Checkpoint;
+use super::quantize::Rows;
 use super::slice::Slice;
 use crate::DType;
 use crate::checkpoint::Matched;
+use crate::quantization::{Array, Content, arrays, of_rows};
 use crate::sharding::{Placement, ShardingError, place};
 use crate::tensors::Role;
 
@@ -25,7 +27,11 @@ pub(super) struct Work<'a> {
     /// Whether the shape has the members as first dimension.
     pub(super) stacked: bool,
     pub(super) ranks: Vec<u64>,
-    pub(super) dtype: DType,
+    /// Of each member.
+    pub(super) array: Array,
+    /// The rows that are quantized.
+    quantized: Option<Rows>,
+    /// Which elements; which rows, where the array has a number for each.
     slice: Slice,
 }
 
@@ -44,12 +50,33 @@ impl<'a> Work<'a> {
         ranks: &[u64],
         group: (&[&'a Matched], bool),
     ) -> Result<(), WeightsError> {
-        let (matched, stacked) = group;
-        let Some(first) = matched.first() else { return Ok(()) };
+        let Some(first) = group.0.first() else { return Ok(()) };
         let placement = place(checkpoint.config(), &first.tensor, &target.mesh, target.experts)?;
+        for array in arrays(&first.tensor, &placement, target.dtype, target.quantization) {
+            Self::push_array(list, target, ranks, group, (&placement, array))?;
+        }
+        Ok(())
+    }
+
+    /// One part for each group of `ranks` that hold the same of one array.
+    fn push_array(
+        list: &mut Vec<Self>,
+        target: &Target,
+        ranks: &[u64],
+        (matched, stacked): (&[&'a Matched], bool),
+        (placement, array): (&Placement, Array),
+    ) -> Result<(), WeightsError> {
+        let Some(first) = matched.first() else { return Ok(()) };
+        let quantized = Rows::of(&first.tensor, &array);
+        let (tensor, split) = match array.content {
+            Content::Elements => (first.tensor.clone(), placement.clone()),
+            Content::Scales => of_rows(&first.tensor, placement),
+        };
+        // Rows are quantized as float32, whatever they are stored as.
+        let dtype = if quantized.is_some() { DType::F32 } else { target.dtype };
         let mut parts: Vec<(Slice, Vec<u64>)> = Vec::new();
         for &rank in ranks {
-            let slice = Slice::new(&first.tensor, &placement, rank);
+            let slice = Slice::new(&tensor, &split, rank);
             let slice = slice.ok_or_else(|| ShardingError::Foreign { tensor: first.tensor.name.clone() })?;
             match parts.iter_mut().find(|(known, _)| *known == slice) {
                 Some((_, ranks)) => ranks.push(rank),
@@ -57,13 +84,14 @@ impl<'a> Work<'a> {
             }
         }
         for (slice, ranks) in parts {
-            let members = matched.iter().map(|matched| Member::new(matched, target.dtype));
+            let members = matched.iter().map(|matched| Member::new(matched, dtype));
             list.push(Self {
                 members: members.collect::<Result<_, _>>()?,
                 placement: placement.clone(),
                 stacked,
                 ranks,
-                dtype: target.dtype,
+                array: array.clone(),
+                quantized,
                 slice,
             });
         }
@@ -73,13 +101,13 @@ impl<'a> Work<'a> {
     /// Shape of the part on a device.
     pub(super) fn shape(&self) -> Vec<u64> {
         let layers = self.stacked.then_some(self.members.len() as u64);
-        layers.into_iter().chain(self.placement.local_shape.iter().copied()).collect()
+        layers.into_iter().chain(self.array.shape.iter().copied()).collect()
     }
 
     /// Bytes of the part in the type asked for.
     pub(super) fn bytes(&self) -> u64 {
         let elements = (self.slice.elements() as u64).saturating_mul(self.members.len() as u64);
-        self.dtype.bytes(elements).unwrap_or(u64::MAX)
+        self.array.dtype.bytes(elements).unwrap_or(u64::MAX)
     }
 
     /// Bytes of the buffer that the part needs; 0 if the file itself can be handed out.
@@ -95,14 +123,18 @@ impl<'a> Work<'a> {
 
     fn borrowable(&self) -> Option<(&Member<'a>, Range<usize>)> {
         match self.members.as_slice() {
-            [member] if member.conversion == Conversion::Same => Some((member, self.slice.in_one_piece()?)),
+            [member] if member.conversion == Conversion::Same && self.quantized.is_none() => {
+                Some((member, self.slice.in_one_piece()?))
+            }
             _ => None,
         }
     }
 
     /// What is read of each file, from the first byte to the last.
     pub(super) fn extents(&self) -> impl Iterator<Item = (&'a Matched, Range<usize>)> {
-        self.members.iter().map(|member| (member.matched, member.in_bytes(self.slice.extent())))
+        let extent = self.slice.extent();
+        let extent = self.quantized.map_or(extent.clone(), |rows| rows.read_for(extent));
+        self.members.iter().map(move |member| (member.matched, member.in_bytes(extent.clone())))
     }
 
     /// Sum of the lengths of [`Self::extents`].
@@ -129,8 +161,19 @@ impl<'a> Work<'a> {
             let (file, tensor) = checkpoint.place_of(member.matched)?;
             let stored = stored(file, tensor);
             for run in self.slice.runs() {
-                let run = stored.get(member.in_bytes(run)).ok_or_else(|| checkpoint.changed(member.matched))?;
-                member.conversion.append(run, buffer.content());
+                let changed = || checkpoint.changed(member.matched);
+                let Some(rows) = self.quantized else {
+                    let run = stored.get(member.in_bytes(run)).ok_or_else(changed)?;
+                    member.conversion.append(run, buffer.content());
+                    continue;
+                };
+                let row = |row| stored.get(member.in_bytes(row));
+                rows.append(
+                    run,
+                    |elements, into| Some(member.conversion.append(row(elements)?, into)),
+                    buffer.content(),
+                )
+                .ok_or_else(changed)?;
             }
         }
         Ok(LocalBytes::owned(buffer))

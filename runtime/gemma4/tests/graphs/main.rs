@@ -12,6 +12,7 @@ use gemma4_model::graph::{
     GraphError, Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step,
 };
 use gemma4_model::kv::KvLayout;
+use gemma4_model::quantization::Quantization;
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::{Config, DType};
 use sha2::{Digest as _, Sha256};
@@ -35,6 +36,7 @@ fn options(config: &Config, devices: u64, dtype: DType, kv: DType, layers: Layer
         mesh: Mesh { data: 1, model: devices },
         experts: ExpertSharding::Tensor,
         dtype,
+        quantization: None,
         kv: KvLayout::new(config, devices, kv, 32).expect("a layout"),
         pages: 1024,
         tokens: 512,
@@ -102,6 +104,20 @@ fn a_decode_step_on_one_device() {
     let mut options = options(&config, 1, DType::Bf16, DType::Bf16, LayerForm::Unrolled);
     (options.tokens, options.query_tile) = (16, 16);
     check("e2b-decode-unrolled-1", &config, &options);
+}
+
+/// With operators of our own and without.
+#[test]
+fn quantized_weights() {
+    let config = published("e2b");
+    let mut decode = options(&config, 1, DType::Bf16, DType::Bf16, LayerForm::Unrolled);
+    (decode.tokens, decode.query_tile) = (16, 16);
+    (decode.quantization, decode.kernels) = (Some(Quantization::Int8), Kernels::Cpu);
+    check("e2b-int8-decode-unrolled-1", &config, &decode);
+    let config = published("26b-a4b");
+    let looped = options(&config, 4, DType::Bf16, DType::F8E4M3, LayerForm::Looped);
+    let looped = StepOptions { quantization: Some(Quantization::Int8), ..looped };
+    check("26b-a4b-int8-looped-4", &config, &looped);
 }
 
 #[test]

@@ -7,12 +7,14 @@
 mod caches;
 mod fast;
 mod golden;
+mod quantized;
 mod runner;
 
 use std::path::{Path, PathBuf};
 
 use gemma4_model::DType;
 use gemma4_model::graph::{Kernels, LayerForm, PerLayerTable};
+use gemma4_model::quantization::Quantization;
 use gemma4_model::sharding::ExpertSharding;
 
 use golden::{FIXTURES, folder, prompts};
@@ -243,15 +245,19 @@ fn narrow_types() {
         let prompts = prompts(name);
         let torch = golden::bf16_last_logits(name);
         let mut lines = Vec::new();
-        for (label, dtype, kv_dtype, kernels, factor) in [
-            ("bfloat16", DType::Bf16, DType::Bf16, Kernels::Hlo, 2.0),
-            ("bfloat16, own kernels", DType::Bf16, DType::Bf16, Kernels::Cpu, 2.0),
-            ("fp8_e4m3 cache", DType::F32, DType::F8E4M3, Kernels::Hlo, f32::INFINITY),
-            ("fp8_e4m3 cache, own kernels", DType::F32, DType::F8E4M3, Kernels::Cpu, f32::INFINITY),
-            ("fp8_e5m2 cache", DType::F32, DType::F8E5M2, Kernels::Hlo, f32::INFINITY),
-            ("fp8_e5m2 cache, own kernels", DType::F32, DType::F8E5M2, Kernels::Cpu, f32::INFINITY),
+        let int8 = Some(Quantization::Int8);
+        for (label, dtype, quantization, kv_dtype, kernels, factor) in [
+            ("bfloat16", DType::Bf16, None, DType::Bf16, Kernels::Hlo, 2.0),
+            ("bfloat16, own kernels", DType::Bf16, None, DType::Bf16, Kernels::Cpu, 2.0),
+            ("int8 weights", DType::Bf16, int8, DType::Bf16, Kernels::Hlo, 4.0),
+            ("int8 weights, own kernels", DType::Bf16, int8, DType::Bf16, Kernels::Cpu, 4.0),
+            ("fp8_e4m3 cache", DType::F32, None, DType::F8E4M3, Kernels::Hlo, f32::INFINITY),
+            ("fp8_e4m3 cache, own kernels", DType::F32, None, DType::F8E4M3, Kernels::Cpu, f32::INFINITY),
+            ("fp8_e5m2 cache", DType::F32, None, DType::F8E5M2, Kernels::Hlo, f32::INFINITY),
+            ("fp8_e5m2 cache, own kernels", DType::F32, None, DType::F8E5M2, Kernels::Cpu, f32::INFINITY),
         ] {
-            let mut runner = Runner::new(client, &published(name), How { dtype, kv_dtype, kernels, ..How::default() });
+            let how = How { dtype, quantization, kv_dtype, kernels, ..How::default() };
+            let mut runner = Runner::new(client, &published(name), how);
             let (mut off, mut of_torch, mut agree) = (0.0, 0.0, 0);
             for (index, prompt) in prompts.iter().enumerate() {
                 let sequence = runner.add_sequence();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use gemma4_model::config::AttentionKind;
 use gemma4_model::graph::{Kernels, LayerForm, ParameterRole, PerLayerTable, StepGraph, StepInput, StepOptions, step};
 use gemma4_model::kv::KvLayout;
+use gemma4_model::quantization::{Content, Quantization};
 use gemma4_model::sharding::{ExpertSharding, Mesh};
 use gemma4_model::tensors::Role;
 use gemma4_model::weights::{Checkpoint, FileBytes, Layout, LoadOptions, RowTable, Selection, Target};
@@ -46,6 +47,7 @@ pub(crate) struct How {
     pub(crate) tensor_parallel: u64,
     pub(crate) experts: ExpertSharding,
     pub(crate) dtype: DType,
+    pub(crate) quantization: Option<Quantization>,
     pub(crate) kv_dtype: DType,
     pub(crate) layers: LayerForm,
     pub(crate) per_layer_table: PerLayerTable,
@@ -60,6 +62,7 @@ impl Default for How {
             tensor_parallel: 1,
             experts: ExpertSharding::Tensor,
             dtype: DType::F32,
+            quantization: None,
             kv_dtype: DType::F32,
             layers: LayerForm::Unrolled,
             per_layer_table: PerLayerTable::Device,
@@ -70,8 +73,8 @@ impl Default for How {
     }
 }
 
-/// What the devices have of each tensor or stack, by its role and first layer.
-type Parts<T> = HashMap<(Role, Option<usize>), T>;
+/// What the devices have of each tensor or stack, by its role, first layer and content.
+type Parts<T> = HashMap<(Role, Option<usize>, Content), T>;
 
 pub(crate) struct Runner {
     client: &'static Client,
@@ -111,6 +114,7 @@ fn element(dtype: DType) -> ElementType {
         DType::Bf16 => ElementType::BF16,
         DType::F8E4M3 => ElementType::F8E4M3FN,
         DType::F8E5M2 => ElementType::F8E5M2,
+        DType::I8 => ElementType::S8,
         other => panic!("{other}"),
     }
 }
@@ -142,7 +146,7 @@ impl Runner {
             options.without = &[Role::PerLayerTable];
         }
         let table = on_host.then(|| checkpoint.row_table(Role::PerLayerTable, how.dtype).expect("a table"));
-        let target = Target { mesh, experts: how.experts, dtype: how.dtype };
+        let target = Target { mesh, experts: how.experts, dtype: how.dtype, quantization: how.quantization };
         let loaded: Mutex<Parts<HashMap<u64, Buffer>>> = Mutex::default();
         let outcome = checkpoint.load::<()>(&target, &options, |part| {
             let (tensor, shape) = (part.tensors[0], dims(&part.shape));
@@ -151,7 +155,7 @@ impl Runner {
                 let device = usize::try_from(rank).expect("a device");
                 let buffer = client.borrow(bytes, element(part.dtype), &shape, device).expect("a buffer");
                 let mut loaded = loaded.lock().expect("a lock");
-                loaded.entry((tensor.role, tensor.layer)).or_default().insert(rank, buffer);
+                loaded.entry((tensor.role, tensor.layer, part.content)).or_default().insert(rank, buffer);
             }
             ControlFlow::Continue(())
         });
@@ -193,6 +197,7 @@ impl Runner {
             mesh: Mesh { data: 1, model: self.how.tensor_parallel },
             experts: self.how.experts,
             dtype: self.how.dtype,
+            quantization: self.how.quantization,
             kv: self.kv.clone(),
             pages: PAGES,
             tokens,
@@ -369,8 +374,8 @@ impl Runner {
                         Argument::Keep(inputs[device][at].as_ref().expect("an input"))
                     }
                     ParameterRole::KvPool => Argument::Donate(pools[device].take().expect("a pool")),
-                    ParameterRole::Weight { role, layers } => {
-                        let buffers = &self.weights[&(*role, layers.first().copied())];
+                    ParameterRole::Weight { role, layers, content } => {
+                        let buffers = &self.weights[&(*role, layers.first().copied(), *content)];
                         Argument::Keep(&buffers[device])
                     }
                 });

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gemma4_model::DType;
+use gemma4_model::quantization::{Content, Quantization};
 use gemma4_model::weights::{
     AlignedStore, Checkpoint, FileBytes, Layout, LoadOptions, OWNED_ALIGNMENT, Target, WeightsError,
 };
@@ -22,13 +23,16 @@ fn mapped(path: &Path) -> io::Result<FileBytes> {
     Ok(file)
 }
 
-type Parts = BTreeMap<(Vec<String>, Vec<u64>), Vec<u8>>;
+type Parts = BTreeMap<(Vec<String>, Content, Vec<u64>), Vec<u8>>;
 
 fn plain(checkpoint: &Checkpoint, target: &Target, options: &LoadOptions<'_>) -> Parts {
     let parts = Mutex::new(Parts::new());
     let outcome = checkpoint.load::<()>(target, options, |part| {
         let names = part.tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        parts.lock().expect("unlocked").insert((names, part.ranks.clone()), part.bytes.as_slice().to_vec());
+        parts
+            .lock()
+            .expect("unlocked")
+            .insert((names, part.content, part.ranks.clone()), part.bytes.as_slice().to_vec());
         ControlFlow::Continue(())
     });
     assert!(outcome.expect("loads").is_continue());
@@ -46,8 +50,10 @@ fn aligned(checkpoint: &Checkpoint, target: &Target, options: &LoadOptions<'_>, 
         assert!(part.bytes.is_borrowed());
         assert!(part.bytes.alignment() >= OWNED_ALIGNMENT || part.bytes.as_slice().is_empty());
         let names = part.tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        let before =
-            parts.lock().expect("unlocked").insert((names, part.ranks.clone()), part.bytes.as_slice().to_vec());
+        let before = parts
+            .lock()
+            .expect("unlocked")
+            .insert((names, part.content, part.ranks.clone()), part.bytes.as_slice().to_vec());
         assert!(before.is_none(), "a part was given twice");
         assert!(part.progress.done <= part.progress.total);
         ControlFlow::Continue(())
@@ -68,11 +74,17 @@ fn only_file(folder: &Path) -> PathBuf {
 fn aligned_parts_are_those_of_the_checkpoint() {
     for name in FIXTURES {
         let checkpoint = opened(name);
-        for (devices, dtype, layout) in
-            [(1, DType::Bf16, Layout::PerLayer), (2, DType::F32, Layout::PerLayer), (4, DType::Bf16, Layout::Stacked)]
-        {
+        let int8 = Some(Quantization::Int8);
+        for (devices, dtype, quantization, layout) in [
+            (1, DType::Bf16, None, Layout::PerLayer),
+            (2, DType::F32, None, Layout::PerLayer),
+            (4, DType::Bf16, None, Layout::Stacked),
+            (2, DType::Bf16, int8, Layout::PerLayer),
+            (4, DType::Bf16, int8, Layout::Stacked),
+        ] {
             let ranks: Vec<u64> = (0..devices).collect();
-            let (target, options) = (target(devices, dtype), LoadOptions { layout, ..LoadOptions::new(&ranks) });
+            let target = Target { quantization, ..target(devices, dtype) };
+            let options = LoadOptions { layout, ..LoadOptions::new(&ranks) };
             let expected = plain(&checkpoint, &target, &options);
             let folder = tempfile::tempdir().expect("a folder");
             let (found, written) = aligned(&checkpoint, &target, &options, folder.path());
@@ -111,7 +123,9 @@ fn another_target_has_another_file() {
         let ranks: Vec<u64> = (0..devices).collect();
         aligned(&checkpoint, &target(devices, dtype), &LoadOptions::new(&ranks), folder.path());
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 3);
+    let quantized = Target { quantization: Some(Quantization::Int8), ..target(1, DType::Bf16) };
+    aligned(&checkpoint, &quantized, &LoadOptions::new(&[0]), folder.path());
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4);
 }
 
 #[test]

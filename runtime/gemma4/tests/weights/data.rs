@@ -31,7 +31,7 @@ pub(crate) fn opened(name: &str) -> Checkpoint {
 }
 
 pub(crate) fn target(model: u64, dtype: DType) -> Target {
-    Target { mesh: Mesh { data: 1, model }, experts: ExpertSharding::Tensor, dtype }
+    Target { mesh: Mesh { data: 1, model }, experts: ExpertSharding::Tensor, dtype, quantization: None }
 }
 
 /// A tensor as the safetensors library reads it.

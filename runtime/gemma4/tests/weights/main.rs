@@ -6,6 +6,7 @@ mod errors;
 mod fixtures;
 mod hostile;
 mod loading;
+mod quantized;
 mod rows;
 mod seeded;
 mod slices;

@@ -72,7 +72,7 @@ fn slices_of_all_tensors_are_those_of_the_whole() {
             .flat_map(|devices| [(devices, ExpertSharding::Tensor), (devices, ExpertSharding::Expert)])
         {
             let mesh = Mesh { data: 1, model: devices };
-            let target = Target { mesh, experts, dtype: DType::Bf16 };
+            let target = Target { mesh, experts, dtype: DType::Bf16, quantization: None };
             for tensor in checkpoint.tensors() {
                 for rank in 0..devices {
                     let part = checkpoint.part(&tensor.name, &target, rank).expect("a part");

@@ -1,0 +1,134 @@
+//! Weights that the loader quantizes, beside a checkpoint of the numbers that they stand for, which these tests compute alone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gemma4_model::graph::{Kernels, LayerForm};
+use gemma4_model::quantization::Quantization;
+use gemma4_model::sharding::ExpertSharding;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::golden::{FIXTURES, prompts};
+use super::runner::{How, Rows, Runner, argmax, client, distance};
+use super::{PREFILL, TOLERANCE, published};
+
+/// Whether a tensor with this name in a checkpoint is quantized.
+fn is_quantized(name: &str) -> bool {
+    let ends = [
+        "embed_tokens.weight",
+        "lm_head.weight",
+        "per_layer_model_projection.weight",
+        "per_layer_input_gate.weight",
+        "per_layer_projection.weight",
+        "q_proj.weight",
+        "k_proj.weight",
+        "v_proj.weight",
+        "o_proj.weight",
+        "gate_proj.weight",
+        "up_proj.weight",
+        "down_proj.weight",
+        "experts.gate_up_proj",
+        "experts.down_proj",
+    ];
+    !name.contains("vision") && !name.contains("audio") && ends.iter().any(|end| name.ends_with(end))
+}
+
+/// A row as it is after 255 steps between its largest size and the same below zero.
+fn coarse(row: &[f32]) -> Vec<f32> {
+    let largest = row.iter().map(|number| number.abs()).fold(0.0, f32::max);
+    let step = largest / 127.0;
+    let number = |number: &f32| if step > 0.0 { (number / step).round_ties_even() * step } else { 0.0 };
+    row.iter().map(number).collect()
+}
+
+/// A copy of a checkpoint in bfloat16 with float32 in place of what is quantized.
+fn dequantized(source: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(source.join("config.json"), folder.path().join("config.json")).expect("a config");
+    let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    let mut quantized = 0;
+    for entry in std::fs::read_dir(source).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "safetensors") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).expect("a file");
+        for (name, view) in SafeTensors::deserialize(&bytes).expect("a checkpoint").tensors() {
+            let (mut dtype, mut data) = (view.dtype(), view.data().to_vec());
+            if is_quantized(&name) {
+                assert_eq!(dtype, Dtype::BF16);
+                let upper = |half: &[u8]| f32::from_bits(u32::from_le_bytes([0, 0, half[0], half[1]]));
+                let numbers: Vec<f32> = data.chunks_exact(2).map(upper).collect();
+                let width = *view.shape().last().expect("a dimension");
+                let rows = numbers.chunks_exact(width).flat_map(coarse);
+                (dtype, data) = (Dtype::F32, rows.flat_map(f32::to_le_bytes).collect());
+                quantized += 1;
+            }
+            tensors.insert(name, (dtype, view.shape().to_vec(), data));
+        }
+    }
+    assert!(quantized > 20, "{quantized} tensors");
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).expect("a tensor")));
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).expect("written");
+    folder
+}
+
+/// All logits of a prompt, those of two steps after it, and the tokens that these steps are about.
+fn run(folder: &Path, name: &str, how: How, tokens: Option<&[i32]>) -> Option<(Vec<Vec<f32>>, Vec<i32>)> {
+    let mut runner = Runner::new(client()?, folder, how);
+    let sequence = runner.add_sequence();
+    let (mut all, _) = runner.step(PREFILL, &[(sequence, &prompts(name)[PROMPT].ids)], Rows::All);
+    let mut taken = Vec::new();
+    for step in 0..2 {
+        let token = tokens.map_or_else(|| argmax(all.last().expect("logits")), |tokens| tokens[step]);
+        taken.push(token);
+        // One row takes another way than several.
+        let (logits, _) = runner.step(1, &[(sequence, &[token])], Rows::LastOfEach);
+        all.extend(logits);
+    }
+    Some((all, taken))
+}
+
+/// The prompt that is run.
+const PROMPT: usize = 6;
+
+fn same(name: &str, how: &[How]) {
+    let folder = dequantized(&published(name));
+    let Some((expected, tokens)) = run(folder.path(), name, How::default(), None) else { return };
+    let plain = &prompts(name)[PROMPT].logits;
+    let lost = plain.iter().map(|(row, logits)| distance(&expected[*row], logits)).fold(0.0, f32::max);
+    assert!(lost > 10.0 * TOLERANCE, "{name}: nothing has been quantized, {lost}");
+    for how in how {
+        let how = How { quantization: Some(Quantization::Int8), ..*how };
+        let (found, _) = run(&published(name), name, how, Some(&tokens)).expect("as above");
+        assert_eq!(found.len(), expected.len());
+        let off = found.iter().zip(&expected).map(|(left, right)| distance(left, right)).fold(0.0, f32::max);
+        assert!(off < TOLERANCE, "{name} {how:?} is {off} off");
+    }
+}
+
+/// Each form of the operators and each form of the layers, on as many devices as models are split over.
+#[test]
+fn integers_are_the_numbers_that_they_stand_for() {
+    let (hlo, cpu) = (Kernels::Hlo, Kernels::Cpu);
+    let (unrolled, looped) = (LayerForm::Unrolled, LayerForm::Looped);
+    for (at, name) in FIXTURES.into_iter().enumerate() {
+        let forms = if at % 2 == 0 {
+            [(1, cpu, unrolled), (2, hlo, looped), (4, cpu, looped)]
+        } else {
+            [(1, hlo, unrolled), (2, cpu, looped), (4, hlo, looped)]
+        };
+        let how =
+            forms.map(|(tensor_parallel, kernels, layers)| How { tensor_parallel, kernels, layers, ..How::default() });
+        same(name, &how);
+    }
+}
+
+#[test]
+fn integers_of_whole_experts() {
+    let how = How { tensor_parallel: 2, experts: ExpertSharding::Expert, ..How::default() };
+    same("tiny-moe", &[how, How { kernels: Kernels::Cpu, ..how }]);
+}
