@@ -37,7 +37,8 @@ fn engines_run_on_integers_and_say_the_same_on_one_and_two_devices() {
         let _one = SEVERAL_DEVICES.lock();
         let booted = start(&plan, name, &plugin, cache.path());
         assert_eq!(booted.compiled > 0, compiles);
-        let tokens = goldens(name).iter().take(3).map(|golden| {
+        let goldens = goldens(name);
+        let tokens = goldens.iter().take(3).map(|golden| {
             let generation = booted.engine.submit(greedy(golden)).expect("taken");
             collect(generation).0
         });

@@ -97,10 +97,13 @@ pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepPar
     Ok(parameters)
 }
 
+/// Role, content and layer.
+type Key = ((Role, Content), Option<usize>);
+
 /// A weight by its role and layer: the argument, and its place in the stack if it is one.
 #[derive(Debug, Default)]
 pub(super) struct Weights {
-    known: HashMap<((Role, Content), Option<usize>), (Value, Option<u64>)>,
+    known: HashMap<Key, (Value, Option<u64>)>,
 }
 
 impl Weights {

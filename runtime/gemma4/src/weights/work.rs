@@ -170,7 +170,7 @@ impl<'a> Work<'a> {
                 let row = |row| stored.get(member.in_bytes(row));
                 rows.append(
                     run,
-                    |elements, into| Some(member.conversion.append(row(elements)?, into)),
+                    |elements, into| row(elements).map(|row| member.conversion.append(row, into)),
                     buffer.content(),
                 )
                 .ok_or_else(changed)?;
