@@ -64,7 +64,9 @@ def peak_mebibytes() -> float:
 def converted(checkpoint: Path, folder: Path, element_type: str, converter: Path | None) -> Path:
     """The checkpoint as GGUF, made where it is absent or older than the weights."""
     path = folder / f"{checkpoint.name}-{element_type}.gguf"
-    newest = max((file.stat().st_mtime for file in checkpoint.iterdir()), default=0)
+    # Other programs keep their own forms of the weights in folders beside these.
+    files = (file for file in checkpoint.iterdir() if file.suffix in {".json", ".safetensors"})
+    newest = max((file.stat().st_mtime for file in files), default=0)
     if path.exists() and path.stat().st_mtime >= newest:
         return path
     if converter is None:
@@ -189,7 +191,8 @@ def compare(model, args: argparse.Namespace, tokens) -> None:
             return reference(input_ids=torch.tensor([prompt]), logits_to_keep=rows).logits[0].float()
 
     exact = logits(torch.float32, torch.float32)
-    print(f"{rows} rows of logits after {len(prompt) - rows} tokens, {exact.square().mean().sqrt():.3f} in the root of the mean square")
+    size = exact.square().mean().sqrt()
+    print(f"{rows} rows of logits after {len(prompt) - rows} tokens, {size:.3f} in the root of the mean square")
     print("distance from transformers in float32: root of the mean square, the most, rows whose best token is the same")
 
     def distance(name: str, values: torch.Tensor) -> float:
