@@ -6,6 +6,8 @@
 //! Registers of tiles are this module's alone: the compiler uses none, so they keep what they hold from one statement to the next,
 //! and every function that needs them holds a [`Tiles`].
 
+#![expect(clippy::needless_range_loop, reason = "iterators are left as calls in functions for certain instructions")]
+
 use std::arch::asm;
 use std::arch::x86_64::{
     __cpuid, __cpuid_count, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
@@ -188,14 +190,17 @@ impl Packed {
 /// The first sixteen rows, or as many as there are.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack(rows: &[bf16], width: usize, tiles: &mut [Right]) {
+    let count = (rows.len() / width.max(1)).min(SIDE);
     for (at, tile) in tiles.iter_mut().enumerate() {
         let mut pairs = [_mm512_setzero_si512(); SIDE];
-        for (pairs, row) in pairs.iter_mut().zip(rows.chunks_exact(width)) {
-            *pairs = load_some(&row[at * PAIRS..width.min((at + 1) * PAIRS)]);
+        let (from, to) = (at * PAIRS, width.min((at + 1) * PAIRS));
+        for row in 0..count {
+            pairs[row] = load_some(&rows[row * width + from..row * width + to]);
         }
-        for (to, pairs) in tile.0.iter_mut().zip(turn(pairs)) {
+        let pairs = turn(pairs);
+        for row in 0..SIDE {
             // SAFETY: 64 bytes.
-            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
+            unsafe { _mm512_storeu_si512(tile.0[row].as_mut_ptr().cast(), pairs[row]) };
         }
     }
 }
@@ -370,14 +375,17 @@ impl Tiles {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn give(sums: &Sums, column: usize, out: &mut [f32], stride: usize) {
     let mut rows: [__m512i; SIDE] = [_mm512_setzero_si512(); SIDE];
-    for (row, sums) in rows.iter_mut().zip(&sums.0) {
+    for row in 0..SIDE {
         // SAFETY: 64 bytes.
-        *row = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+        rows[row] = unsafe { _mm512_loadu_si512(sums.0[row].as_ptr().cast()) };
     }
-    for (row, out) in turn(rows).into_iter().zip(out.chunks_mut(stride)) {
-        let Some(to) = out.get_mut(column..column + SIDE) else { continue };
+    let rows = turn(rows);
+    for row in 0..SIDE {
+        let Some(to) = out.get_mut(row * stride + column..).and_then(|rest| rest.first_chunk_mut::<SIDE>()) else {
+            break;
+        };
         // SAFETY: 64 bytes.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), rows[row]) };
     }
 }
 
@@ -428,11 +436,11 @@ pub(crate) unsafe fn weigh(
                     tiles.wide(left, false, [first, second], [one, two], true);
                 }
             }
-            for (half, sums) in sums.iter().take(right.len() / deep).enumerate() {
+            for half in 0..right.len() / deep {
                 let column = (2 * pair + half) * SIDE;
-                let sums = sums.iter().flat_map(|sums| &sums.0);
-                for ((sums, total), rescale) in sums.zip(total[row * width..].chunks_mut(width)).zip(&rescale[row..]) {
-                    add(sums, *rescale, &mut total[column..width.min(column + SIDE)]);
+                for at in 0..BLOCK.min(rows - row) {
+                    let total = &mut total[(row + at) * width..][column..width.min(column + SIDE)];
+                    add(&sums[half][at / SIDE].0[at % SIDE], rescale[row + at], total);
                 }
             }
         }
@@ -451,21 +459,33 @@ pub(crate) struct Scratch {
 /// Writes two rows as pairs to a row of the tiles `[width / 16][deep]`, those at `tile` of each `deep`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn interleave(even: &[bf16], odd: &[bf16], tiles: &mut [Right], (tile, row): (usize, usize), deep: usize) {
-    // Elements of the first register, each with its counterpart of the second, which begins at 32.
-    let low: [u16; PAIRS] = std::array::from_fn(|at| (at / 2 + at % 2 * PAIRS) as u16);
-    let high: [u16; PAIRS] = std::array::from_fn(|at| low[at] + SIDE as u16);
-    // SAFETY: 64 bytes each.
-    let (low, high) = unsafe { (_mm512_loadu_si512(low.as_ptr().cast()), _mm512_loadu_si512(high.as_ptr().cast())) };
-    for (at, even) in even.chunks(PAIRS).enumerate() {
-        let odd = odd.get(at * PAIRS..).unwrap_or_default();
-        let (even, odd) = (load_some(even), load_some(&odd[..odd.len().min(PAIRS)]));
-        for (half, order) in [low, high].into_iter().enumerate() {
+    /// Elements of the first register, each with its counterpart of the second, which begins at 32.
+    static ORDERS: [[u16; PAIRS]; 2] = orders();
+    for at in 0..even.len().div_ceil(PAIRS) {
+        let part = |of: &[bf16]| load_some(&of[of.len().min(at * PAIRS)..of.len().min((at + 1) * PAIRS)]);
+        let (even, odd) = (part(even), part(odd));
+        for half in 0..2 {
             let Some(tile) = tiles.get_mut((2 * at + half) * deep + tile) else { continue };
-            let pairs = _mm512_permutex2var_epi16(even, order, odd);
-            // SAFETY: 64 bytes.
-            unsafe { _mm512_storeu_si512(tile.0[row].as_mut_ptr().cast(), pairs) };
+            // SAFETY: 64 bytes each.
+            unsafe {
+                let order = _mm512_loadu_si512(ORDERS[half].as_ptr().cast());
+                let pairs = _mm512_permutex2var_epi16(even, order, odd);
+                _mm512_storeu_si512(tile.0[row].as_mut_ptr().cast(), pairs);
+            }
         }
     }
+}
+
+/// The lower and the upper half of two registers, in turn.
+const fn orders() -> [[u16; PAIRS]; 2] {
+    let mut orders = [[0; PAIRS]; 2];
+    let mut at = 0;
+    while at < PAIRS {
+        orders[0][at] = (at / 2 + at % 2 * PAIRS) as u16;
+        orders[1][at] = orders[0][at] + SIDE as u16;
+        at += 1;
+    }
+    orders
 }
 
 /// `total = total * factor + sums`.

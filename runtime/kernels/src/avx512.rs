@@ -507,14 +507,27 @@ fn rounded(wide: __m512) -> __m512 {
 /// `gate = gelu(gate) * up`, rounded to bfloat16 after each step.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn gated(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.chunks_mut(SUMS).zip(up.chunks(SUMS)) {
-        let mask = if gate.len() == SUMS { u16::MAX } else { (1_u16 << gate.len()) - 1 };
+    let mut at = 0;
+    while let Some(mask) = left(gate.len().min(up.len()), at) {
+        let (gate, up) = (&mut gate[at..], &up[at..]);
         // SAFETY: only elements of the mask are read and written, which are there.
         unsafe {
             let (x, up) = (_mm512_maskz_loadu_ps(mask, gate.as_ptr()), _mm512_maskz_loadu_ps(mask, up.as_ptr()));
             let product = _mm512_mul_ps(rounded(gelu(rounded(x))), rounded(up));
             _mm512_mask_storeu_ps(gate.as_mut_ptr(), mask, rounded(product));
         }
+        at += SUMS;
+    }
+}
+
+/// Which of the sixteen elements from `at` on are among the first `length`; `None` if none is. Loops ask for it rather than take
+/// chunks, whose iterators the compiler leaves as calls in functions for certain instructions.
+#[inline(always)]
+fn left(length: usize, at: usize) -> Option<u16> {
+    match length.checked_sub(at) {
+        None | Some(0) => None,
+        Some(left) if left < SUMS => Some((1 << left) - 1),
+        Some(_) => Some(u16::MAX),
     }
 }
 
@@ -530,26 +543,28 @@ fn gelu(x: __m512) -> __m512 {
 /// [`crate::softmax::weights_of`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn weights_of(scores: &mut [f32], most: f32) -> (f32, f32) {
-    let mask = |part: &[f32]| if part.len() == SUMS { u16::MAX } else { (1_u16 << part.len()) - 1 };
     let mut greatest = _mm512_set1_ps(most);
-    for part in scores.chunks(SUMS) {
+    let mut at = 0;
+    while let Some(mask) = left(scores.len(), at) {
+        let part = &scores[at..];
         // SAFETY: only elements of the mask are read, which are there. Of a NaN and a number, the second is taken: what was greatest.
-        greatest = unsafe {
-            _mm512_mask_max_ps(greatest, mask(part), _mm512_maskz_loadu_ps(mask(part), part.as_ptr()), greatest)
-        };
+        greatest = unsafe { _mm512_mask_max_ps(greatest, mask, _mm512_maskz_loadu_ps(mask, part.as_ptr()), greatest) };
+        at += SUMS;
     }
     let new = _mm512_reduce_max_ps(greatest);
     // A row that has seen no key yet stays without weights.
     let shift = _mm512_set1_ps(if new == f32::NEG_INFINITY { 0.0 } else { new });
     let mut added = _mm512_setzero_ps();
-    for part in scores.chunks_mut(SUMS) {
-        let mask = mask(part);
+    let mut at = 0;
+    while let Some(mask) = left(scores.len(), at) {
+        let part = &mut scores[at..];
         // SAFETY: only elements of the mask are read and written, which are there.
         unsafe {
             let weights = exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, part.as_ptr()), shift));
             added = _mm512_mask_add_ps(added, mask, added, weights);
             _mm512_mask_storeu_ps(part.as_mut_ptr(), mask, weights);
         }
+        at += SUMS;
     }
     (new, _mm512_reduce_add_ps(added))
 }
@@ -557,9 +572,9 @@ pub(crate) fn weights_of(scores: &mut [f32], most: f32) -> (f32, f32) {
 /// [`crate::functions::narrow`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
-    for (from, to) in from.chunks(SUMS).zip(to.chunks_mut(SUMS)) {
-        let count = from.len().min(to.len());
-        let mask = if count == SUMS { u16::MAX } else { (1_u16 << count) - 1 };
+    let mut at = 0;
+    while let Some(mask) = left(from.len().min(to.len()), at) {
+        let (from, to) = (&from[at..], &mut to[at..]);
         // SAFETY: only elements of the mask are read and written, which are there; both types are 32 bytes, of which every
         // value is one.
         unsafe {
@@ -567,6 +582,7 @@ pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
             let narrow = std::mem::transmute::<__m256bh, __m256i>(narrow);
             _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, narrow);
         }
+        at += SUMS;
     }
 }
 

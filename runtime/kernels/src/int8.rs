@@ -28,6 +28,17 @@ const DEEP: usize = 4;
 /// How many bytes ahead of those that are used integers are fetched.
 const AHEAD: usize = 4096;
 
+/// The upper halves of two registers of f32.
+static HALVES: [u16; 2 * SUMS] = {
+    let mut halves = [0; 2 * SUMS];
+    let mut at = 0;
+    while at < 2 * SUMS {
+        halves[at] = 2 * at as u16 + 1;
+        at += 1;
+    }
+    halves
+};
+
 /// What a thread widens.
 #[derive(Default)]
 struct Room {
@@ -97,9 +108,8 @@ fn widen(from: &[i8], to: &mut [bf16]) {
     let count = parts.len();
     let (wide, wide_rest) = to.split_at_mut(count * 2 * SUMS);
     let wide = &mut wide.as_chunks_mut::<{ 2 * SUMS }>().0[..count];
-    let halves: [u16; 2 * SUMS] = std::array::from_fn(|at| 2 * at as u16 + 1);
     // SAFETY: 64 bytes.
-    let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
+    let halves = unsafe { _mm512_loadu_si512(HALVES.as_ptr().cast()) };
     for at in 0..count {
         _mm_prefetch::<_MM_HINT_T0>(parts[at].as_ptr().wrapping_add(AHEAD));
         let [low, high] = [load(&parts[at][..SUMS]), load(&parts[at][SUMS..])];
