@@ -25,6 +25,10 @@ static ONE: Mutex<()> = Mutex::new(());
 const SMALL: [&str; 3] =
     ["scheduler.max_num_batched_tokens=64", "scheduler.max_num_seqs=8", "scheduler.max_model_len=512"];
 
+/// What tells calls and thoughts from text.
+const CHAT: [&str; 3] =
+    ["chat.tool_call_parser=\"gemma4\"", "chat.auto_tool_choice=true", "chat.reasoning_parser=\"gemma4\""];
+
 /// Limits that give two programs, one for each thread that compiles.
 const SMALLEST: [&str; 3] =
     ["scheduler.max_num_batched_tokens=32", "scheduler.max_num_seqs=8", "scheduler.max_model_len=256"];
@@ -191,8 +195,80 @@ fn openais_client_gets_what_it_asks_for() {
 #[test]
 fn tools_and_reasoning_are_told_apart_where_the_profile_says_so() {
     let (true, Some(python)) = (has_plugin(), python()) else { return };
-    let chat = ["chat.tool_call_parser=\"gemma4\"", "chat.auto_tool_choice=true", "chat.reasoning_parser=\"gemma4\""];
-    Launch::new(&[&SMALL[..], &chat].concat()).start().pytest(python, "test_tools.py");
+    Launch::new(&[&SMALL[..], &CHAT].concat()).start().pytest(python, "test_tools.py");
+}
+
+/// Requests of all kinds: prompts longer than a step, tools, thoughts, grammars, and text that repeats itself.
+fn of_all_kinds() -> Vec<Value> {
+    let long = "The quick brown fox jumps over the lazy dog. ".repeat(7);
+    let tools = json!([{"type": "function", "function": {"name": "paint", "parameters": {"type": "object", "properties": {}}}}]);
+    let user = json!({"role": "user", "content": long});
+    let result = json!([user, {"role": "assistant", "content": null, "tool_calls":
+        [{"id": "c", "type": "function", "function": {"name": "paint", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "done"}]);
+    let kinds = [
+        json!({}),
+        json!({"tools": tools}),
+        json!({"tools": tools, "tool_choice": "required"}),
+        json!({"tools": tools, "tool_choice": {"type": "function", "function": {"name": "paint"}}}),
+        json!({"tools": tools, "messages": result, "reasoning_effort": "high"}),
+        json!({"reasoning_effort": "high"}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"structured_outputs": {"regex": "(red |green |blue ){20}"}}),
+        json!({"logit_bias": {"400": 100}}),
+    ];
+    let whole = |kind: Value| {
+        let mut request =
+            json!({"messages": [user], "max_completion_tokens": 24, "temperature": 0, "return_token_ids": true});
+        request.as_object_mut().expect("an object").extend(kind.as_object().expect("an object").clone());
+        request
+    };
+    kinds.map(whole).to_vec()
+}
+
+/// Tokens and messages of all requests, sent at once and then one after the other, when much of their prompts is in the cache.
+/// Some steps left layers out and some drafts came true, or none.
+fn all_answers(set: &[&str], fast_prefill: bool, drafts: bool) -> Vec<Value> {
+    let launch = Launch::new(&[&SMALL[..], set].concat()).start();
+    let ask = |request: &Value| {
+        let mut choice = launch.post("/v1/chat/completions", request)["choices"][0].clone();
+        assert!(choice["token_ids"].as_array().is_some_and(|tokens| !tokens.is_empty()), "{request}: {choice}");
+        for call in choice["message"]["tool_calls"].as_array_mut().into_iter().flatten() {
+            // Drawn anew for each call.
+            call["id"] = Value::Null;
+        }
+        choice
+    };
+    let requests = of_all_kinds();
+    let together: Vec<Value> = std::thread::scope(|scope| {
+        let asked: Vec<_> = requests.iter().map(|request| scope.spawn(|| ask(request))).collect();
+        asked.into_iter().map(|answer| answer.join().expect("an answer")).collect()
+    });
+    let alone: Vec<Value> = requests.iter().map(ask).collect();
+    assert_eq!(together, alone, "{set:?}");
+    let metrics = ureq::get(format!("{}/metrics", launch.url())).call().expect("metrics");
+    let metrics = metrics.into_body().read_to_string().expect("text");
+    let counted = |name: &str| {
+        let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    assert_eq!(counted("gemma4ctl:fast_prefill_skipped_tokens_total") > 0.0, fast_prefill, "{set:?}");
+    assert_eq!(counted("vllm:spec_decode_num_accepted_tokens_total") > 0.0, drafts, "{set:?}");
+    assert!(counted("vllm:prefix_cache_hits_total") > 0.0 && counted("gemma4ctl:masked_steps_total") > 0.0);
+    alone
+}
+
+#[test]
+fn fast_prefill_changes_no_answer_with_tools_grammars_or_drafts() {
+    if !has_plugin() {
+        return;
+    }
+    let off = ["scheduler.kv_sharing_fast_prefill=false"];
+    let drafts = ["speculative.method=\"ngram\"", "speculative.num_tokens=3"];
+    let plain = all_answers(&CHAT, true, false);
+    assert_eq!(plain, all_answers(&[&CHAT[..], &off].concat(), false, false));
+    assert_eq!(plain, all_answers(&[&CHAT[..], &drafts].concat(), true, true));
+    assert_eq!(plain, all_answers(&[&CHAT[..], &off, &drafts].concat(), false, true));
 }
 
 #[test]
