@@ -217,6 +217,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
     args = parser.parse_args()
+    if not (args.checkpoint / "config.json").is_file():
+        parser.error(f"{args.checkpoint} is no checkpoint: it has no config.json")
     path = converted(args.checkpoint, args.gguf, args.type, args.converter)
     llama_cpp.llama_log_set(log, None)
     llama_cpp.llama_backend_init()

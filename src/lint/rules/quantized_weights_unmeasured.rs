@@ -1,6 +1,7 @@
 //! Quantized weights that the budget counts with 16 bits.
 
 use super::prelude::*;
+use crate::profile::EngineKind;
 
 rule!("quantized-weights-unmeasured", Warning, "quantized weights that the budget counts in full");
 
@@ -17,8 +18,8 @@ pub(super) fn quantized_name(id: &str) -> Option<&str> {
 
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
-    // What the bundled engine makes of weights is known to the byte.
-    if resolved.quantized_at_load().is_some() {
+    // What the bundled engine makes of weights is known to the byte, and what it cannot make is an error already.
+    if resolved.kind == EngineKind::Bundled && resolved.quantization.is_some() {
         return;
     }
     let id = resolved.model_id.to_lowercase();
