@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::functions::narrow;
-use crate::linear::{few, many, panel, takes_narrow};
+use crate::linear::{Many, few, panel, takes_narrow};
 use crate::matrix::Matrix;
 use crate::number::Number;
 use crate::softmax::{Rows, weigh};
@@ -369,6 +369,7 @@ impl<Q: Number> Item<'_, Q> {
             let from = &of.queries[self.place(row)..][..width];
             to.iter_mut().zip(from).for_each(|(to, from)| *to = E::narrow(from.widen()));
         }
+        let many = (rows >= PANELS_FROM).then(|| Many::new(&queries, width));
         let room = block.next_multiple_of(panel::<E>());
         // Made where keys and values cannot be read where they lie.
         let (mut keys, mut values, mut wide) = (Vec::new(), Vec::new(), Vec::new());
@@ -395,10 +396,9 @@ impl<Q: Number> Item<'_, Q> {
                 (Matrix::dense(&keys[..seen * width], width), Matrix::dense(&values[..seen * width], width))
             };
             let scores = &mut scores[..rows * columns];
-            if rows < PANELS_FROM {
-                few(&queries, keys, scores);
-            } else {
-                many(&queries, keys, scores, columns);
+            match &many {
+                Some(queries) => queries.products(keys, scores, columns),
+                None => few(&queries, keys, scores),
             }
             self.mask(lowest, &(from..to), scores, columns);
             state.add(scores);

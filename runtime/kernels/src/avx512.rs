@@ -1,21 +1,21 @@
 //! Products of bfloat16 with AVX-512 and its instruction for them, which multiplies 32 pairs and adds neighbours to 16 sums of f32.
 //!
 //! Both factors stay bfloat16: nothing is widened. The instruction rounds each sum to the nearest, and takes numbers below the
-//! least normal one for 0. The forms are those of [`crate::dot`] and [`crate::blocked`].
+//! least normal one for 0. Products here are those of few rows, in the form of
+//! [`crate::dot`]; [`crate::panels`] has those of many.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
-    _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_div_ps,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_add_ps, _mm512_mask_max_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_f32x4,
-    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
-    _mm512_unpacklo_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_prefetch, _mm256_mask_storeu_epi16,
+    _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_si512, _mm512_mask_add_ps, _mm512_mask_max_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16,
+    _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_permutexvar_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_f32x4, _mm512_shuffle_i32x4, _mm512_slli_epi32,
+    _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_unpacklo_ps,
 };
 
 use half::bf16;
@@ -33,15 +33,11 @@ const DEEP: usize = 4;
 const AHEAD: usize = 2048;
 /// Rows of the input in the largest tile of [`dots`].
 const BAND: usize = 8;
-/// Elements of a row that are multiplied before sums go back to memory: a panel of 32 columns takes 16 KiB.
-const DEPTH: usize = 256;
-/// Columns of a panel: two registers of sums.
-const PANEL: usize = 32;
 
 /// `elements` as the instruction takes them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pairs(elements: __m512i) -> __m512bh {
+pub(crate) fn pairs(elements: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes, of which every value is one.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(elements) }
 }
@@ -250,122 +246,6 @@ fn sums_of(lanes: [__m512; SUMS]) -> __m512 {
     // Quarters begin with the registers 0, 2, 1 and 3, and within a quarter every fourth follows.
     let order = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
     _mm512_permutexvar_ps(order, mixed)
-}
-
-/// `out[token][row] = weights[row] . inputs[token]`: products of many rows. `out` is `[tokens, stride]`, of which the first as many
-/// columns as there are rows are written, and perhaps the others; `stride` is a multiple of 32.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(crate) fn blocked(inputs: &[bf16], weights: Matrix<'_, bf16>, out: &mut [f32], stride: usize) {
-    let (width, rows) = (weights.width(), weights.rows());
-    let tokens = inputs.len() / width;
-    let panels = rows.div_ceil(PANEL);
-    // Pairs of neighbours, with a 0 behind a last one without.
-    let most = DEPTH.min(width).div_ceil(2);
-    let mut packed = vec![[0_u32; PANEL]; panels * most];
-    // Rows that lie a power of two apart would push each other out of the caches.
-    let mut dense = vec![0_u32; tokens * most];
-    let mut first = 0;
-    while first < width {
-        let depth = DEPTH.min(width - first);
-        let count = depth.div_ceil(2);
-        for (panel, packed) in packed.chunks_exact_mut(count).enumerate().take(panels) {
-            pack(weights.from(panel * PANEL), first, depth, packed);
-        }
-        for (row, to) in dense.chunks_exact_mut(count).enumerate().take(tokens) {
-            gather(&inputs[row * width + first..][..depth], to);
-        }
-        for (panel, packed) in packed.chunks_exact(count).enumerate().take(panels) {
-            let fresh = first == 0;
-            let mut token = 0;
-            while token < tokens {
-                let (inputs, out) = (&dense[token * count..], &mut out[token * stride + panel * PANEL..]);
-                token += match tokens - token {
-                    1 => block_tile::<1>(inputs, packed, out, stride, fresh),
-                    2 | 3 => block_tile::<2>(inputs, packed, out, stride, fresh),
-                    4..8 => block_tile::<4>(inputs, packed, out, stride, fresh),
-                    8..12 => block_tile::<8>(inputs, packed, out, stride, fresh),
-                    _ => block_tile::<12>(inputs, packed, out, stride, fresh),
-                };
-            }
-        }
-        first += depth;
-    }
-}
-
-/// Neighbours as pairs.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn gather(from: &[bf16], to: &mut [u32]) {
-    let (parts, rest) = from.as_chunks::<2>();
-    for (to, [low, high]) in to.iter_mut().zip(parts) {
-        *to = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
-    }
-    if let ([last], Some(to)) = (rest, to.last_mut()) {
-        *to = u32::from(last.to_bits());
-    }
-}
-
-/// `T` rows of the input, as long as the panel, with it, onto what is in `out` or, at first, in its place. Returns `T`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn block_tile<const T: usize>(
-    inputs: &[u32],
-    packed: &[[u32; PANEL]],
-    out: &mut [f32],
-    stride: usize,
-    fresh: bool,
-) -> usize {
-    let mut rows: [&[u32]; T] = [&[]; T];
-    for (token, row) in rows.iter_mut().enumerate() {
-        *row = &inputs[token * packed.len()..][..packed.len()];
-    }
-    let mut sums = [[_mm512_setzero_ps(); 2]; T];
-    for (at, weights) in packed.iter().enumerate() {
-        let start = weights.as_ptr();
-        // SAFETY: 64 bytes each, of the 128.
-        let (left, right) = unsafe { (_mm512_loadu_si512(start.cast()), _mm512_loadu_si512(start.add(SUMS).cast())) };
-        for token in 0..T {
-            let input = pairs(_mm512_set1_epi32(rows[token][at].cast_signed()));
-            let [low, high] = sums[token];
-            sums[token] = [_mm512_dpbf16_ps(low, pairs(left), input), _mm512_dpbf16_ps(high, pairs(right), input)];
-        }
-    }
-    for token in 0..T {
-        let Some(out) = out[token * stride..].first_chunk_mut::<PANEL>() else { continue };
-        let start = out.as_mut_ptr();
-        let [mut low, mut high] = sums[token];
-        // SAFETY: 64 bytes each, of the 128.
-        unsafe {
-            if !fresh {
-                low = _mm512_add_ps(low, _mm512_loadu_ps(start));
-                high = _mm512_add_ps(high, _mm512_loadu_ps(start.add(SUMS)));
-            }
-            _mm512_storeu_ps(start, low);
-            _mm512_storeu_ps(start.add(SUMS), high);
-        }
-    }
-    T
-}
-
-/// Up to 32 rows of the matrix, `depth` elements from `first` on, turned so that their pairs at one place are neighbours.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack(weights: Matrix<'_, bf16>, first: usize, depth: usize, packed: &mut [[u32; PANEL]]) {
-    for half in [0, SUMS] {
-        for at in (0..depth).step_by(PART) {
-            let mut rows = [_mm512_setzero_si512(); SUMS];
-            for (column, row) in rows.iter_mut().enumerate().take(weights.rows().saturating_sub(half)) {
-                let weights = weights.row(half + column);
-                *row = load_some(&weights[first + at..first + depth.min(at + PART)]);
-                // Of the next depth.
-                _mm_prefetch::<_MM_HINT_T1>(weights.as_ptr().wrapping_add(first + at + DEPTH).cast());
-            }
-            for (to, column) in packed[at / 2..].iter_mut().zip(turn(rows)) {
-                // SAFETY: 64 bytes, of the 128.
-                unsafe { _mm512_storeu_si512(to.as_mut_ptr().add(half).cast(), column) };
-            }
-        }
-    }
 }
 
 /// Rows of sixteen pairs become columns.

@@ -6,9 +6,10 @@
 #![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_prefetch, _mm512_add_ps, _mm512_castps_si512,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_maskz_loadu_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_storeu_si512,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_prefetch, _mm512_add_ps,
+    _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps,
+    _mm512_storeu_si512,
 };
 use std::cell::RefCell;
 
@@ -99,7 +100,24 @@ fn load(from: &[i8]) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(all))
 }
 
-/// Writes as many integers as bfloat16: the upper halves of them as f32.
+/// The upper halves of 32 integers as f32, which are all of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn halves(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: 64 bytes.
+    let halves = unsafe { _mm512_loadu_si512(HALVES.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(_mm512_castps_si512(low), halves, _mm512_castps_si512(high))
+}
+
+/// Up to 32 integers as bfloat16, and 0 in place of those that are missing.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) fn load_some(from: &[i8]) -> __m512i {
+    let (low, high) = from.split_at(from.len().min(SUMS));
+    halves(load(low), load(&high[..high.len().min(SUMS)]))
+}
+
+/// Writes as many integers as bfloat16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn widen(from: &[i8], to: &mut [bf16]) {
@@ -108,14 +126,10 @@ fn widen(from: &[i8], to: &mut [bf16]) {
     let count = parts.len();
     let (wide, wide_rest) = to.split_at_mut(count * 2 * SUMS);
     let wide = &mut wide.as_chunks_mut::<{ 2 * SUMS }>().0[..count];
-    // SAFETY: 64 bytes.
-    let halves = unsafe { _mm512_loadu_si512(HALVES.as_ptr().cast()) };
     for at in 0..count {
         _mm_prefetch::<_MM_HINT_T0>(parts[at].as_ptr().wrapping_add(AHEAD));
-        let [low, high] = [load(&parts[at][..SUMS]), load(&parts[at][SUMS..])];
-        let both = _mm512_permutex2var_epi16(_mm512_castps_si512(low), halves, _mm512_castps_si512(high));
         // SAFETY: 64 bytes.
-        unsafe { _mm512_storeu_si512(wide[at].as_mut_ptr().cast(), both) };
+        unsafe { _mm512_storeu_si512(wide[at].as_mut_ptr().cast(), load_some(&parts[at])) };
     }
     wide_rest.iter_mut().zip(rest).for_each(|(to, from)| *to = bf16::from_f32(from.widen()));
 }

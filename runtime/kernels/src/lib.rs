@@ -32,6 +32,8 @@ pub mod linear;
 mod matrix;
 pub mod norm;
 mod number;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 pub mod profile;
 mod softmax;
 mod stored;

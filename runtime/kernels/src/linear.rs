@@ -14,10 +14,14 @@ use crate::weights::Weights;
 use crate::{
     amx, avx2, avx512,
     int8::{self, in_bf16},
+    panels,
 };
 
-/// From as many rows on, turning the weights into panels pays.
+/// From as many rows on, turning the weights into panels of f32 pays.
 const BLOCKED_FROM: usize = 64;
+/// The same for panels of bfloat16.
+#[cfg(target_arch = "x86_64")]
+const PANELS_FROM: usize = 12;
 /// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
 /// long for another's last.
 const PIECE: usize = 64 << 10;
@@ -37,6 +41,12 @@ const TILES: usize = 12;
 const TILES_OF_ONE: usize = 8;
 /// Rows of the input that meet a panel before it is made again: bounds the sums a thread keeps.
 const ROWS: usize = 384;
+/// The same where sums go back to memory seldom.
+#[cfg(target_arch = "x86_64")]
+const ROWS_OF_PANELS: usize = 1024;
+/// Sums of a piece there, and columns.
+#[cfg(target_arch = "x86_64")]
+const SUMS_OF_PANELS: usize = 64 << 10;
 
 /// What does not fit together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +76,9 @@ enum Rows<'a, W> {
     Wide(Vec<f32>),
     /// As they are: they need not be widened, or pieces widen what they need, which then is still in the caches.
     Narrow(&'a [W]),
+    /// For panels of bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Panels(panels::Packed),
     /// As tiles.
     #[cfg(target_arch = "x86_64")]
     Tiles(amx::Packed),
@@ -75,14 +88,22 @@ impl<'a, W: Number> Inputs<'a, W> {
     /// Rows of `width` elements.
     pub fn new(rows: &'a [W], width: usize) -> Self {
         let length = rows.len();
+        let form = Form::of::<W>(length.checked_div(width).unwrap_or(0));
         #[cfg(target_arch = "x86_64")]
-        if let Some(rows) = W::as_bf16(rows)
-            && takes_tiles::<W>(length.checked_div(width).unwrap_or(0))
-        {
+        if let Some(rows) = W::as_bf16(rows) {
             // SAFETY: the processor has the instructions.
-            return Inputs { rows: Rows::Tiles(unsafe { amx::Packed::new(rows, width) }), length, width };
+            let rows = unsafe {
+                match form {
+                    Form::Tiles => Some(Rows::Tiles(amx::Packed::new(rows, width))),
+                    Form::Panels => Some(Rows::Panels(panels::Packed::new(rows, width))),
+                    Form::Few | Form::Many => None,
+                }
+            };
+            if let Some(rows) = rows {
+                return Inputs { rows, length, width };
+            }
         }
-        if Form::of(length.checked_div(width).unwrap_or(0)) == Form::Many || takes_narrow::<W>() {
+        if form == Form::Many || takes_narrow::<W>() {
             return Inputs { rows: Rows::Narrow(rows), length, width };
         }
         let mut values = vec![0.0; length];
@@ -197,10 +218,17 @@ impl<'a, W: Number> Inputs<'a, W> {
         if tokens.checked_mul(rows) != Some(length) {
             return Err(error);
         }
-        let mut cut = Cut { rows, tokens, each: columns(weights, tokens, width), band: tokens.clamp(1, ROWS) };
+        let form = Form::of::<W>(tokens);
+        let mut cut = Cut { rows, tokens, each: columns(weights, tokens, width), band: form.band(tokens) };
         // Panels and widened rows are made anew for each piece, but no thread may be without one.
-        while Form::of(tokens) == Form::Many && cut.pieces() < PIECES * threads::count() && cut.each > LEAST_COLUMNS {
-            cut.each /= 2;
+        let is_cut = tokens >= BLOCKED_FROM || form == Form::Panels;
+        let is_few = |cut: &Cut| is_cut && cut.pieces() < PIECES * threads::count();
+        while is_few(&cut) && cut.each > LEAST_COLUMNS {
+            cut.each = (cut.each / 2).next_multiple_of(LEAST_COLUMNS);
+        }
+        #[cfg(target_arch = "x86_64")]
+        while is_few(&cut) && form == Form::Panels && cut.band > panels::tall(tokens) {
+            cut.band = (cut.band / 2).next_multiple_of(panels::tall(tokens));
         }
         Ok(cut)
     }
@@ -221,10 +249,18 @@ impl<'a, W: Number> Inputs<'a, W> {
     fn sums_of<E: Weight>(&self, weights: &[E], tokens: &Range<usize>) -> Sums {
         let width = self.width;
         let weights = Matrix::dense(weights, width);
-        let (of, form) = (tokens.start * width..tokens.end * width, Form::of(self.length / width));
+        let (of, form) = (tokens.start * width..tokens.end * width, Form::of::<W>(self.length / width));
         match &self.rows {
             Rows::Wide(values) => Sums::of::<W, _, _>(&values[of], weights, form),
             Rows::Narrow(values) => Sums::of::<W, _, _>(&values[of], weights, form),
+            #[cfg(target_arch = "x86_64")]
+            Rows::Panels(inputs) => {
+                let stride = weights.rows().next_multiple_of(panels::PANEL);
+                let mut values = vec![0.0; tokens.len() * stride];
+                // SAFETY: who has panels of bfloat16 may use the instructions.
+                unsafe { panels::products(inputs, tokens.clone(), weights, &mut values, stride) };
+                Sums { values, tokens: tokens.len(), rows: weights.rows(), stride }
+            }
             #[cfg(target_arch = "x86_64")]
             Rows::Tiles(inputs) => {
                 let stride = weights.rows().next_multiple_of(amx::SIDE);
@@ -284,36 +320,60 @@ impl Cut {
 enum Form {
     /// Of few rows: weights are read as they lie.
     Few,
-    /// Of many rows: weights become panels first.
+    /// Of many rows: weights become panels of f32 first.
     Many,
+    /// The same in bfloat16, by [`crate::panels`].
+    Panels,
+    /// By [`crate::amx`].
+    Tiles,
 }
 
 impl Form {
-    /// The faster one for so many rows.
-    fn of(tokens: usize) -> Self {
+    /// The fastest one for so many rows.
+    fn of<W: Number>(tokens: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if W::IS_BF16 && vectors::has_amx() && tokens >= TILES_FROM {
+            return Self::Tiles;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if takes_narrow::<W>() && tokens >= PANELS_FROM {
+            return Self::Panels;
+        }
         if tokens < BLOCKED_FROM { Self::Few } else { Self::Many }
+    }
+
+    /// Rows of a piece.
+    fn band(self, tokens: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Panels {
+            let tall = panels::tall(tokens);
+            return ROWS_OF_PANELS.min(tokens).next_multiple_of(tall);
+        }
+        tokens.clamp(1, ROWS)
     }
 }
 
 /// Columns that a thread takes at a time.
 pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width: usize) -> usize {
-    let (piece, tiles) = if tokens == 1 { (PIECE_OF_ONE, TILES_OF_ONE) } else { (PIECE, TILES) };
-    let (piece, tiles) = if takes_tiles::<W>(tokens) { (PIECE_OF_TILES, LEAST_COLUMNS) } else { (piece, tiles) };
+    let (piece, tiles) = match Form::of::<W>(tokens) {
+        Form::Few if tokens == 1 => (PIECE_OF_ONE, TILES_OF_ONE),
+        Form::Few => (PIECE, TILES),
+        Form::Tiles if tokens < BLOCKED_FROM => (PIECE_OF_TILES, LEAST_COLUMNS),
+        #[cfg(target_arch = "x86_64")]
+        Form::Panels => {
+            let columns = SUMS_OF_PANELS / tokens / panels::PANEL * panels::PANEL;
+            return columns.clamp(2 * panels::PANEL, 2 * COLUMNS);
+        }
+        _ => return COLUMNS,
+    };
     // More than one row of input meets widened weights.
     let row = if tokens == 1 { weights.row_bytes(width) } else { width * size_of::<W>() };
-    if Form::of(tokens) == Form::Few { (piece / row.max(1)).max(1).next_multiple_of(tiles) } else { COLUMNS }
+    (piece / row.max(1)).max(1).next_multiple_of(tiles)
 }
 
 /// Rows from which on tiles pay.
+#[cfg(target_arch = "x86_64")]
 const TILES_FROM: usize = 2;
-
-/// Whether products of so many rows take tiles.
-fn takes_tiles<W: Number>(tokens: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return W::IS_BF16 && vectors::has_amx() && tokens >= TILES_FROM;
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
 
 /// Products of some rows of input with some rows of a matrix.
 pub(crate) struct Sums {
@@ -336,7 +396,7 @@ impl Sums {
         }
         let stride = rows.next_multiple_of(panel::<W>());
         let mut values = vec![0.0; tokens * stride];
-        many(inputs, weights, &mut values, stride);
+        Many::new(inputs, weights.width()).products(weights, &mut values, stride);
         Sums { values, tokens, rows, stride }
     }
 
@@ -428,27 +488,45 @@ pub(crate) fn few_of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Mat
     vectorize(Dots { inputs, weights, width, out });
 }
 
-/// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of
-/// [`panel`].
-pub(crate) fn many<X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
+/// Rows of the input of products of many rows on one thread.
+pub(crate) enum Many<'a, X> {
+    /// As they are.
+    Plain(&'a [X]),
+    /// For panels of bfloat16.
     #[cfg(target_arch = "x86_64")]
-    if let Some(inputs) = X::as_bf16(inputs)
-        && vectors::has_avx512()
-    {
-        let tokens = inputs.len() / weights.width().max(1);
-        // SAFETY: the processor has the instructions.
-        let known = unsafe {
-            in_bf16(weights, tokens, |first, weights| avx512::blocked(inputs, weights, &mut out[first..], stride))
-        };
-        if known {
-            return;
+    Panels(panels::Packed),
+}
+
+impl<'a, X: Number> Many<'a, X> {
+    /// Rows of `width` elements.
+    pub(crate) fn new(inputs: &'a [X], width: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(inputs) = X::as_bf16(inputs)
+            && vectors::has_avx512()
+        {
+            // SAFETY: the processor has the instructions.
+            return Many::Panels(unsafe { panels::Packed::here(inputs, width) });
         }
+        let _ = width;
+        Many::Plain(inputs)
     }
-    let (weights, width) = (&*weights.values(), weights.width());
-    #[cfg(target_arch = "x86_64")]
-    if vectors::has_avx2() {
-        // SAFETY: the processor has the instructions.
-        return unsafe { avx2::blocked(inputs, weights, width, out, stride) };
+
+    /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`panel`].
+    pub(crate) fn products<E: Weight>(&self, weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
+        let inputs = match self {
+            Many::Plain(inputs) => inputs,
+            #[cfg(target_arch = "x86_64")]
+            Many::Panels(inputs) => {
+                // SAFETY: who has panels of bfloat16 may use the instructions.
+                return unsafe { panels::products(inputs, 0..inputs.rows(), weights, out, stride) };
+            }
+        };
+        let (weights, width) = (&*weights.values(), weights.width());
+        #[cfg(target_arch = "x86_64")]
+        if vectors::has_avx2() {
+            // SAFETY: the processor has the instructions.
+            return unsafe { avx2::blocked(inputs, weights, width, out, stride) };
+        }
+        vectorize(Blocked { inputs, weights, width, out, stride });
     }
-    vectorize(Blocked { inputs, weights, width, out, stride });
 }
