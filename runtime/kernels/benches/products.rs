@@ -20,6 +20,7 @@ fn main() {
     println!("rows  width  columns        ms   GFLOP/s  GB/s of weights");
     for (tokens, width, rows) in [
         (1, 1024, 8192),
+        (1, 8192, 1024),
         (4, 1024, 8192),
         (8, 1024, 8192),
         (16, 1024, 8192),

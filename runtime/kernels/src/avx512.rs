@@ -44,7 +44,7 @@ pub(crate) fn pairs(elements: __m512i) -> __m512bh {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load(from: &[bf16; PART]) -> __m512i {
+pub(crate) fn load(from: &[bf16; PART]) -> __m512i {
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }

@@ -1,20 +1,20 @@
 //! Products of bfloat16 with integers of eight bits, with AVX-512.
 //!
-//! One row of the input takes as long as the integers take to come from memory, so they become f32 in registers. With more rows they
-//! become bfloat16, which all of them are exactly, in a place that stays in the caches, and then are multiplied like any others.
+//! Integers become bfloat16, which all of them are exactly: for one row of the input and for panels in registers, else in a place
+//! that stays in the caches, and then are multiplied like any others.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm_prefetch, _mm512_add_ps,
-    _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps,
-    _mm512_storeu_si512,
+    _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_loadu_si512,
+    _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_storeu_si512,
 };
 use std::cell::RefCell;
 
 use half::bf16;
 
+use crate::avx512::{self, pairs};
 use crate::matrix::Matrix;
 use crate::number::Weight;
 
@@ -24,7 +24,9 @@ const ROOM: usize = 256 << 10;
 const BLOCK: usize = 32;
 /// Integers, and sums of a register.
 const SUMS: usize = 16;
-/// Registers of one row that are multiplied at a time, with sums of their own: 64 bytes of integers.
+/// Elements of a register.
+const PART: usize = 32;
+/// Registers of one row that are multiplied at a time, with sums of their own: 128 bytes of integers.
 const DEEP: usize = 4;
 /// How many bytes ahead of those that are used integers are fetched.
 const AHEAD: usize = 4096;
@@ -40,15 +42,9 @@ static HALVES: [u16; 2 * SUMS] = {
     halves
 };
 
-/// What a thread widens.
-#[derive(Default)]
-struct Room {
-    rows: Vec<bf16>,
-    input: Vec<f32>,
-}
-
 thread_local! {
-    static ROOM_OF_THREAD: RefCell<Room> = RefCell::default();
+    /// Rows that a thread has widened.
+    static WIDE: RefCell<Vec<bf16>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Gives rows to `multiply`, with the number of the first: all at a time where they are bfloat16, and integers some after the other, so
@@ -70,7 +66,7 @@ pub(crate) unsafe fn in_bf16<E: Weight>(
     let width = weights.width().max(1);
     // With more rows of input, inputs come from further away for each part of the weights.
     let each = (ROOM / (2 * width)).max(tokens).next_multiple_of(BLOCK).min(weights.rows());
-    ROOM_OF_THREAD.with_borrow_mut(|Room { rows: wide, .. }| {
+    WIDE.with_borrow_mut(|wide| {
         if wide.len() < each * width {
             wide.resize(each * width, bf16::ZERO);
         }
@@ -137,49 +133,46 @@ fn widen(from: &[i8], to: &mut [bf16]) {
 /// `out[row] = weights[row] . input`, of one row of input. Memory gives most where it is read at two places that lie apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn dots_of_one(input: &[bf16], weights: Matrix<'_, i8>, out: &mut [f32]) {
-    ROOM_OF_THREAD.with_borrow_mut(|Room { input: wide, .. }| {
-        wide.clear();
-        wide.extend(input.iter().map(|input| input.widen()));
-        let half = weights.rows() / 2;
-        for row in 0..half {
-            [out[row], out[half + row]] = line(wide, [weights.row(row), weights.row(half + row)]);
-        }
-        if weights.rows() % 2 == 1 {
-            [out[2 * half]] = line(wide, [weights.row(2 * half)]);
-        }
-    });
+    let half = weights.rows() / 2;
+    for row in 0..half {
+        [out[row], out[half + row]] = line(input, [weights.row(row), weights.row(half + row)]);
+    }
+    if weights.rows() % 2 == 1 {
+        [out[2 * half]] = line(input, [weights.row(2 * half)]);
+    }
 }
 
 /// Rows, as wide as the input, with it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn line<const R: usize>(input: &[f32], rows: [&[i8]; R]) -> [f32; R] {
-    let count = input.len() / SUMS / DEEP;
-    let inputs: &[[[f32; SUMS]; DEEP]] = &input.as_chunks().0.as_chunks().0[..count];
-    let mut parts: [&[[[i8; SUMS]; DEEP]]; R] = [&[]; R];
+fn line<const R: usize>(input: &[bf16], rows: [&[i8]; R]) -> [f32; R] {
+    let count = input.len() / PART / DEEP;
+    let inputs: &[[[bf16; PART]; DEEP]] = &input.as_chunks().0.as_chunks().0[..count];
+    let mut parts: [&[[[i8; PART]; DEEP]]; R] = [&[]; R];
     for (parts, row) in parts.iter_mut().zip(rows) {
         *parts = &row.as_chunks().0.as_chunks().0[..count];
     }
     let mut sums = [[_mm512_setzero_ps(); DEEP]; R];
     for at in 0..count {
         for row in 0..R {
-            _mm_prefetch::<_MM_HINT_T0>(parts[row][at].as_ptr().wrapping_byte_add(AHEAD).cast());
+            for line in 0..DEEP / 2 {
+                _mm_prefetch::<_MM_HINT_T0>(parts[row][at][2 * line].as_ptr().wrapping_byte_add(AHEAD).cast());
+            }
         }
         for deep in 0..DEEP {
-            // SAFETY: 64 bytes.
-            let input = unsafe { _mm512_loadu_ps(inputs[at][deep].as_ptr()) };
+            let input = pairs(avx512::load(&inputs[at][deep]));
             for row in 0..R {
-                sums[row][deep] = _mm512_fmadd_ps(load(&parts[row][at][deep]), input, sums[row][deep]);
+                let weights = pairs(load_some(&parts[row][at][deep]));
+                sums[row][deep] = _mm512_dpbf16_ps(sums[row][deep], weights, input);
             }
         }
     }
     // What is left: whole registers, then elements.
-    for at in (count * DEEP * SUMS..input.len()).step_by(SUMS) {
-        let end = input.len().min(at + SUMS);
-        // SAFETY: only elements of the mask are read, which are there.
-        let input = unsafe { _mm512_maskz_loadu_ps(u16::MAX >> (SUMS - (end - at)), input[at..].as_ptr()) };
+    for at in (count * DEEP * PART..input.len()).step_by(PART) {
+        let end = input.len().min(at + PART);
+        let input = pairs(avx512::load_some(&input[at..end]));
         for row in 0..R {
-            sums[row][0] = _mm512_fmadd_ps(load(&rows[row][at..end]), input, sums[row][0]);
+            sums[row][0] = _mm512_dpbf16_ps(sums[row][0], pairs(load_some(&rows[row][at..end])), input);
         }
     }
     let mut totals = [0.0; R];

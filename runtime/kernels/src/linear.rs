@@ -26,7 +26,7 @@ const PANELS_FROM: usize = 12;
 /// long for another's last.
 const PIECE: usize = 64 << 10;
 /// The same with one row of input, which takes less time for each.
-const PIECE_OF_ONE: usize = 128 << 10;
+const PIECE_OF_ONE: usize = 512 << 10;
 /// The same with tiles, of which the next ones are fetched while some are multiplied.
 const PIECE_OF_TILES: usize = 256 << 10;
 /// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
