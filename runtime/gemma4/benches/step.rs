@@ -235,7 +235,8 @@ fn measure(client: &Client, config: &Config, weights: &Weights, kernels: Kernels
         if run == load.runs + 1 {
             profile::start();
         }
-        let (start, before) = (Instant::now(), computed());
+        let before = computed();
+        let start = Instant::now();
         let inputs: Vec<Option<Buffer>> = graph
             .parameters
             .iter()

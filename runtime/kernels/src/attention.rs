@@ -14,7 +14,6 @@ use crate::number::Number;
 use crate::softmax::{Rows, weigh};
 pub use crate::stored::Stored;
 use crate::threads::{self, Shared};
-#[cfg(target_arch = "x86_64")]
 use crate::vectors;
 
 #[cfg(target_arch = "x86_64")]
@@ -381,6 +380,7 @@ impl<Q: Number> Item<'_, Q> {
             let page = self.page(number)?;
             let (from, to) = (range.start.max(number * block), range.end.min((number + 1) * block));
             let seen = to - from;
+            self.fetch_ahead(to..range.end.min(to + block));
             // For many rows, keys become panels, whose last columns may be none of a key: those get no weight.
             let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(panel::<E>()) };
             let (keys, values) = if let Some(stored) = self.stored(page, from..to) {
@@ -413,6 +413,22 @@ impl<Q: Number> Item<'_, Q> {
         let (table, first_block) = self.table(sequence)?;
         let page = block.checked_sub(first_block).and_then(|place| table.get(place));
         page.and_then(|page| usize::try_from(*page).ok()).ok_or(AttentionError("the block table"))
+    }
+
+    /// Fetches keys and values of some positions of one block while those before are used: pages lie anywhere, so that memory does
+    /// not come by itself.
+    fn fetch_ahead(&self, positions: Range<usize>) {
+        let Item { of, head, .. } = *self;
+        let Ok(page) = self.page(positions.start / of.part.tokens) else { return };
+        let bytes = of.width * of.part.stored.bytes();
+        for position in positions {
+            let range = of.part.range(page, position % of.part.tokens).and_then(|range| of.pool.get(range));
+            let Some(token) = range else { return };
+            vectors::fetch(token, head * bytes, bytes);
+            if self.remade.is_none() {
+                vectors::fetch(token, (of.kv_heads + head) * bytes, bytes);
+            }
+        }
     }
 
     /// Leaves each row the scores `[rows, columns]` of the keys that it sees, of which the first one has the first column.
