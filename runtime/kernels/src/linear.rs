@@ -227,8 +227,8 @@ impl<'a, W: Number> Inputs<'a, W> {
             cut.each = (cut.each / 2).next_multiple_of(LEAST_COLUMNS);
         }
         #[cfg(target_arch = "x86_64")]
-        while is_few(&cut) && form == Form::Panels && cut.band > panels::tall(tokens) {
-            cut.band = (cut.band / 2).next_multiple_of(panels::tall(tokens));
+        while is_few(&cut) && form == Form::Panels && cut.band > panels::PANEL {
+            cut.band = (cut.band / 2).next_multiple_of(panels::PANEL);
         }
         Ok(cut)
     }
@@ -255,7 +255,7 @@ impl<'a, W: Number> Inputs<'a, W> {
             Rows::Narrow(values) => Sums::of::<W, _, _>(&values[of], weights, form),
             #[cfg(target_arch = "x86_64")]
             Rows::Panels(inputs) => {
-                let stride = weights.rows().next_multiple_of(panels::PANEL);
+                let stride = weights.rows();
                 let mut values = vec![0.0; tokens.len() * stride];
                 // SAFETY: who has panels of bfloat16 may use the instructions.
                 unsafe { panels::products(inputs, tokens.clone(), weights, &mut values, stride) };
@@ -346,8 +346,7 @@ impl Form {
     fn band(self, tokens: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         if self == Self::Panels {
-            let tall = panels::tall(tokens);
-            return ROWS_OF_PANELS.min(tokens).next_multiple_of(tall);
+            return ROWS_OF_PANELS.min(tokens).next_multiple_of(panels::PANEL);
         }
         tokens.clamp(1, ROWS)
     }
