@@ -5,13 +5,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use gemma4_model::graph::{ATTENTION, EXPERTS, GATED, GATED_ROWS, KV_WRITE, LINEAR, NORM};
+use gemma4_model::graph::{ATTENTION, EXPERTS, GATED, GATED_ROWS, HEADS, KV_WRITE, LINEAR, NORM};
 use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
 use gemma4_pjrt::{ElementType, Error, Plugin};
 use half::bf16;
 
 use crate::attention::{Attention, Part, Remade, Stored, write};
 use crate::experts::Experts;
+use crate::heads::{Side, Turns, norm_heads};
 use crate::linear::{Inputs, LayerRows};
 use crate::norm::rms_norm;
 use crate::number::Number;
@@ -31,6 +32,7 @@ pub fn register(plugin: Plugin) -> Result<(), Error> {
     known(custom_call::register::<Timed<Gated>>(plugin, GATED))?;
     known(custom_call::register::<Timed<GatedRows>>(plugin, GATED_ROWS))?;
     known(custom_call::register::<Timed<Norm>>(plugin, NORM))?;
+    known(custom_call::register::<Timed<NormHeads>>(plugin, HEADS))?;
     known(custom_call::register::<Timed<KvWrite>>(plugin, KV_WRITE))?;
     known(custom_call::register::<Timed<Attend>>(plugin, ATTENTION))?;
     known(custom_call::register::<Timed<Mixture>>(plugin, EXPERTS))
@@ -190,6 +192,54 @@ fn norm<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
         return Err(format!("{NORM}: rows {:?} do not go with a weight {:?}", x.dims(), weight.dims()));
     }
     rms_norm(x.values::<W>()?, weight.values()?, residual, eps, out.values()?).map_err(|error| error.to_string())
+}
+
+/// [`HEADS`].
+pub(crate) struct NormHeads;
+
+impl Handler for NormHeads {
+    fn call(call: &mut Call<'_>) -> Result<(), String> {
+        match call.operands.get(2).map(Operand::element) {
+            Some(ElementType::F32) => heads::<f32>(call),
+            Some(ElementType::BF16) => heads::<bf16>(call),
+            other => Err(format!("{HEADS} has no queries of {other:?}")),
+        }
+    }
+}
+
+fn heads<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
+    let eps = call.attributes.f32("eps")?;
+    let [cos, sin, queries, norm, stored @ ..] = call.operands.as_slice() else {
+        return Err(format!("{HEADS} takes cosines, sines, queries and their norm"));
+    };
+    let width = dim(norm.dims(), 0)?;
+    let tokens = dim(cos.dims(), 0)?;
+    let turns = Turns { cos: cos.values()?, sin: sin.values()? };
+    let side = |x: &Operand<'_>| {
+        let is_one_row_each = x.dims().first() == cos.dims().first();
+        if is_one_row_each { Ok(()) } else { Err(format!("{HEADS}: rows {:?} for {tokens} tokens", x.dims())) }
+    };
+    for x in [Some(queries), stored.first(), stored.get(2)].into_iter().flatten() {
+        side(x)?;
+    }
+    let sides: Vec<Side<'_, W>> = match stored {
+        [] => Vec::new(),
+        [values] => vec![Side { x: values.values()?, norm: None }],
+        [keys, norm, values] => {
+            vec![Side { x: keys.values()?, norm: Some(norm.values()?) }, Side { x: values.values()?, norm: None }]
+        }
+        more => return Err(format!("{HEADS} takes no {} operands behind the queries' norm", more.len())),
+    };
+    let queries = [Side { x: queries.values()?, norm: Some(norm.values()?) }];
+    let (to, kept) = call.outputs.split_first_mut().ok_or_else(|| format!("{HEADS} gives queries"))?;
+    norm_heads(&queries, turns, width, eps, to.values::<W>()?).map_err(|error| error.to_string())?;
+    match (sides.as_slice(), kept) {
+        ([], []) => Ok(()),
+        ([_, ..], [kept]) => {
+            norm_heads(&sides, turns, width, eps, kept.values::<W>()?).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("{HEADS} gives a second result where there are values, and only there")),
+    }
 }
 
 /// An attribute that is a count.

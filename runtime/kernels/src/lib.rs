@@ -6,6 +6,7 @@
 //! * [`register`]: makes them known to a plugin, before programs with calls are compiled or loaded
 //! * [`attention`]: attention over the pages of the KV cache, and writing to them
 //! * [`experts`]: the mixture of experts
+//! * [`heads`]: norms and turns of queries, keys and values
 //! * [`linear`]: rows times weight matrices
 //! * [`norm`]: root-mean-square norms
 //! * [`profile`]: what each of them costs
@@ -26,6 +27,7 @@ pub mod experts;
 mod forms;
 mod functions;
 mod handlers;
+pub mod heads;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 pub mod linear;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gemma4_pjrt::ElementType;
 use gemma4_pjrt::custom_call::{Call, Operand};
 
-use crate::handlers::{Attend, Gated, GatedRows, KvWrite, Linear, Mixture, Norm};
+use crate::handlers::{Attend, Gated, GatedRows, KvWrite, Linear, Mixture, Norm, NormHeads};
 use crate::profile::{Counted, Work};
 
 /// Bytes of an array.
@@ -76,6 +76,18 @@ impl Counted for Norm {
         let behind = if call.operands.len() > 2 { " + residual" } else { "" };
         Work {
             name: format!("norm {} x {width}{behind}", elements / width.max(1.0)),
+            bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+            operations: 0.0,
+        }
+    }
+}
+
+impl Counted for NormHeads {
+    fn work(call: &Call<'_>) -> Work {
+        let queries = dims(call, 2);
+        let kept = call.outputs.get(1).map(|kept| format!(" + {}", dim(kept.dims(), 1))).unwrap_or_default();
+        Work {
+            name: format!("heads {} x {}{kept}", dim(queries, 0), dim(queries, 1)),
             bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
             operations: 0.0,
         }

@@ -106,11 +106,48 @@ pub(super) fn attention(
     pool: Value,
 ) -> Result<(Value, Value), GraphError> {
     let layer = step.layer(at)?;
+    let (queries, token) = if step.kernels == Kernels::Cpu && !step.options.trace {
+        normed(b, step, at, &layer, x)?
+    } else {
+        heads_of(b, step, at, &layer, x)?
+    };
+    let mut pool = pool;
+    if let Some(token) = token {
+        pool = b.scope("write", |b| write(b, step, at, &layer, pool, token))?;
+    }
+    let attended = b.scope("blocks", |b| blocks(b, step, at, &layer, queries, pool))?;
+    let rows = step.rows.count;
+    let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
+    let attended = b.reshape(attended, &[rows, width])?;
+    let projection = step.weights.matrix(b, at, Role::OProj)?;
+    Ok((step.kernels.linear(b, attended, projection, step.element)?, pool))
+}
+
+/// Queries `[T, heads, d]` of the normed stream, and what is stored of each token `[T, n]` if the layer has keys and values of its own: its
+/// keys, if they are stored, then its values.
+type Heads = (Value, Option<Value>);
+
+/// [`Heads`] by operators of our own.
+fn normed(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, x: Value) -> Result<Heads, GraphError> {
+    let Rotary { cos, sin } = step.rows.rotary(layer.kind)?;
+    let mut products = projections(b, step, at, layer, x)?.into_iter();
+    let queries = products.next().unwrap_or(x);
+    let norm = step.weights.of(b, at, Role::QNorm)?;
+    let mut stored: Vec<Value> = products.collect();
+    if let [_, values] = *stored.as_slice() {
+        let norm = step.weights.of(b, at, Role::KNorm)?;
+        stored = vec![stored.first().copied().unwrap_or(values), norm, values];
+    }
+    let how = (layer.head_dim, step.config.text.rms_norm_eps);
+    Ok(Kernels::heads(b, (cos, sin), [queries, norm], &stored, how)?)
+}
+
+/// [`Heads`] in StableHLO.
+fn heads_of(b: &mut Builder, step: &mut Step<'_>, at: At, layer: &Layer, x: Value) -> Result<Heads, GraphError> {
     let weight = |b: &mut Builder, step: &Step<'_>, role| step.weights.of(b, at, role);
     let rotary = step.rows.rotary(layer.kind)?;
     let (element, eps) = (step.element, step.config.text.rms_norm_eps);
-
-    let mut products = projections(b, step, at, &layer, x)?.into_iter();
+    let mut products = projections(b, step, at, layer, x)?.into_iter();
     // What has not been projected together with the others is projected where it is needed.
     let mut project = |b: &mut Builder, step: &Step<'_>, role| match products.next() {
         Some(product) => Ok::<_, GraphError>(product),
@@ -126,7 +163,7 @@ pub(super) fn attention(
     let queries = rotate(b, queries, rotary, element)?;
     step.trace(at, "q", queries);
 
-    let mut pool = pool;
+    let mut token = None;
     if layer.owns_kv() {
         let raw = project(b, step, Role::KProj)?;
         let raw = heads(b, raw, layer.head_dim)?;
@@ -148,15 +185,14 @@ pub(super) fn attention(
             (Some(keys), rms_norm(b, values, None, eps)?)
         };
         step.trace(at, "v", values);
-        let sides: Vec<Value> = keys.into_iter().chain([values]).collect();
-        pool = b.scope("write", |b| write(b, step, at, &layer, pool, &sides))?;
+        let mut flat = Vec::new();
+        for side in keys.into_iter().chain([values]) {
+            let dims = b.shape(side)?.dims().to_vec();
+            flat.push(b.reshape(side, &[dims.first().copied().unwrap_or(0), dims.iter().skip(1).product()])?);
+        }
+        token = Some(b.concatenate(&flat, 1)?);
     }
-    let attended = b.scope("blocks", |b| blocks(b, step, at, &layer, queries, pool))?;
-    let rows = step.rows.count;
-    let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
-    let attended = b.reshape(attended, &[rows, width])?;
-    let projection = step.weights.matrix(b, at, Role::OProj)?;
-    Ok((step.kernels.linear(b, attended, projection, element)?, pool))
+    Ok((queries, token))
 }
 
 /// Queries, keys and values of the stream, as far as the layer has them, from one pass over it; none where there is no kernel
@@ -198,22 +234,16 @@ fn stored(b: &mut Builder, x: Value, dtype: DType, element: ElementType) -> Resu
     b.convert(x, element)
 }
 
-/// Writes what is stored of this step's tokens, keys and values or values alone `[T, heads, d]`, to their slots. A token's
-/// are neighbours in the page: its keys, then its values, each head after head.
+/// Writes what is stored of this step's tokens `[T, n]` to their slots. A token's are neighbours in the page: its keys, then its values, or
+/// values alone, each head after head.
 fn write(
     b: &mut Builder,
     step: &Step<'_>,
     at: At,
     layer: &Layer,
     pool: Value,
-    sides: &[Value],
+    token: Value,
 ) -> Result<Value, GraphError> {
-    let mut flat = Vec::with_capacity(sides.len());
-    for &side in sides {
-        let dims = b.shape(side)?.dims().to_vec();
-        flat.push(b.reshape(side, &[dims.first().copied().unwrap_or(0), dims.iter().skip(1).product()])?);
-    }
-    let token = b.concatenate(&flat, 1)?;
     let token = stored(b, token, step.options.kv.dtype(), step.kv_element)?;
     let (rows, width) = match *b.shape(token)?.dims() {
         [rows, width] => (rows, width),

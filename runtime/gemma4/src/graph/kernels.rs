@@ -37,6 +37,12 @@ pub const GATED_ROWS: &str = "gemma4.gated_rows.v1";
 /// with a third operand `[T, H]` that is added then, and rounded again. Attribute `eps`, in f32.
 pub const NORM: &str = "gemma4.norm.v1";
 
+/// Norms and turns heads. Operands are cosines and sines `[T, d/2]` in float32, queries `[T, n * d]` in float32 or bfloat16 and the
+/// weight of their norm `[d]`; behind them keys `[T, m * d]`, the weight of their norm and values `[T, m * d]`, or values alone, or
+/// nothing. Results are the queries `[T, n, d]` and, where there are values, what is stored of each token: its keys if there are
+/// any, then its values. Values are normed without a weight, and not turned. Attribute `eps`, in f32.
+pub const HEADS: &str = "gemma4.heads.v1";
+
 /// Writes rows `[T, n]`, what is stored of each token, to their slots. Operands are the pool, whose place the result takes, the
 /// rows in its type, `slots [T, 2]` and the row of a page at which the layer's part begins; attribute `tokens`: those of a
 /// block.
@@ -174,6 +180,36 @@ impl Kernels {
         let operands: Vec<Value> = [x, weight].into_iter().chain(residual).collect();
         let results = b.custom_call(&call, &operands)?;
         Ok(results.first().copied().unwrap_or(x))
+    }
+
+    /// [`HEADS`] with heads of `width` elements: queries, and what is stored of each token if `stored`, which follows the queries' norm,
+    /// has values.
+    pub(super) fn heads(
+        b: &mut Builder,
+        (cos, sin): (Value, Value),
+        queries: [Value; 2],
+        stored: &[Value],
+        (width, eps): (u64, f64),
+    ) -> Result<(Value, Option<Value>), HloError> {
+        let dims = |b: &Builder, of: Value| b.shape(of).map(|shape| (shape.element(), shape.dims().to_vec()));
+        let [x, norm] = queries;
+        let (element, shape) = dims(b, x)?;
+        let (rows, all) = (shape.first().copied().unwrap_or(0), shape.get(1).copied().unwrap_or(0));
+        let mut results = vec![Shape::new(element, [rows, all.checked_div(width).unwrap_or(0), width])];
+        let mut kept = 0;
+        // Keys and values, without the norm between them.
+        for side in stored.iter().step_by(2) {
+            kept += dims(b, *side)?.1.get(1).copied().unwrap_or(0);
+        }
+        if kept > 0 {
+            results.push(Shape::new(element, [rows, kept]));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "norms are computed in f32")]
+        let config = vec![("eps".to_owned(), Attribute::F32(eps as f32))];
+        let call = CustomCall { target: HEADS.to_owned(), results, config, ..CustomCall::default() };
+        let operands: Vec<Value> = [cos, sin, x, norm].into_iter().chain(stored.iter().copied()).collect();
+        let mut results = b.custom_call(&call, &operands)?.into_iter();
+        Ok((results.next().unwrap_or(x), results.next()))
     }
 
     /// [`EXPERTS`], with its operands.

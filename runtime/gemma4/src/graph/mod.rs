@@ -37,7 +37,7 @@ mod segments;
 mod step;
 mod weights;
 
-pub use kernels::{ATTENTION, EXPERTS, GATED, GATED_ROWS, KV_WRITE, Kernels, LINEAR, NORM};
+pub use kernels::{ATTENTION, EXPERTS, GATED, GATED_ROWS, HEADS, KV_WRITE, Kernels, LINEAR, NORM};
 pub use mask::{MASK_BITS, MaskOptions, mask};
 pub use parameters::{ParameterRole, StepInput, StepParameter};
 pub use step::{LayerForm, PerLayerTable, StepGraph, StepOptions, TracePoint, step};
