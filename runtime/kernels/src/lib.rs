@@ -26,6 +26,7 @@ pub mod experts;
 mod forms;
 mod functions;
 mod handlers;
+mod int4;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 pub mod linear;

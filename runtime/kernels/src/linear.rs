@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{gated, narrow};
+use crate::int4::{self, Packed};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
 use crate::threads::{self, Shared};
@@ -214,7 +215,29 @@ impl<'a, W: Number> Inputs<'a, W> {
                 sums.scale(scales);
                 sums
             }
+            Weights::Int4 { values, scales } => self.sums_of_packed(Packed::new(values, scales, self.width), tokens),
         }
+    }
+
+    /// Products of some rows of the input with all of these weights, which are widened some after the other.
+    fn sums_of_packed(&self, weights: Packed<'_>, tokens: &Range<usize>) -> Sums {
+        let (rows, count) = (weights.rows(), tokens.len());
+        let mut all = Sums { values: vec![0.0; rows * count], tokens: count, rows, stride: rows };
+        #[cfg(target_arch = "x86_64")]
+        if W::IS_BF16 && vectors::has_avx512() {
+            if let (1, Rows::Narrow(values)) = (count, &self.rows)
+                && let Some(input) = W::as_bf16(&values[tokens.start * self.width..][..self.width])
+            {
+                // SAFETY: the processor has the instructions.
+                unsafe { int4::avx512::dots_of_one(input, weights, &mut all.values) };
+                return all;
+            }
+            // SAFETY: the processor has the instructions.
+            unsafe { int4::in_bf16(weights, count, |first, part| all.place(first, &self.sums_of(part, tokens))) };
+            return all;
+        }
+        int4::in_f32(weights, count, |first, part| all.place(first, &self.sums_of(part, tokens)));
+        all
     }
 
     /// Products of some rows of the input with all of these weights.
@@ -229,7 +252,8 @@ impl<'a, W: Number> Inputs<'a, W> {
             Rows::Tiles(inputs) => {
                 let stride = weights.rows().next_multiple_of(amx::SIDE);
                 let mut values = vec![0.0; tokens.len() * stride];
-                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers.
+                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers: where
+                // there are tiles, integers of four bits are widened to bfloat16.
                 unsafe {
                     in_bf16(weights, tokens.len(), |first, weights| {
                         amx::products(inputs, tokens.clone(), weights, &mut values[first..], stride);
@@ -344,6 +368,13 @@ impl Sums {
     fn scale(&mut self, scales: &[f32]) {
         for sums in self.values.chunks_mut(self.stride.max(1)) {
             sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
+        }
+    }
+
+    /// Takes over those of some rows of the matrix, from row `first` on.
+    fn place(&mut self, first: usize, part: &Self) {
+        for token in 0..self.tokens {
+            self.values[token * self.stride + first..][..part.rows].copy_from_slice(part.of_token(token));
         }
     }
 
