@@ -184,12 +184,16 @@ fn integers_in_bfloat16() {
         let Some((expected, tokens)) = run(folder.path(), name, How::default(), None) else { return };
         let off = |folder: &Path, how| {
             let (found, _) = run(folder, name, how, Some(&tokens)).expect("as above");
-            let sum: f32 = found.iter().zip(&expected).map(|(left, right)| mean_distance(left, right)).sum();
-            sum / found.len() as f32
+            let rows = found.iter().zip(&expected);
+            let mut rows: Vec<f32> = rows.map(|(left, right)| mean_distance(left, right)).collect();
+            rows.sort_by(f32::total_cmp);
+            // A token that goes to another expert is further off, and says nothing about weights.
+            rows[rows.len() / 2]
         };
         let alone = off(folder.path(), narrow);
         for kernels in [Kernels::Hlo, Kernels::Cpu] {
             let lost = off(&published(name), How { kernels, quantization: Some(quantization), ..narrow });
+            println!("{name}, {quantization}, {kernels:?}: {lost} beside {alone}");
             assert!(lost < 1.5 * alone, "{name}, {quantization}, {kernels:?}: {lost} beside {alone}");
         }
     }
