@@ -33,7 +33,7 @@ static NUMBERS: [f32; SUMS] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.
 
 thread_local! {
     /// The scales of the rows that are multiplied, as f32.
-    static SCALES_OF_THREAD: RefCell<[Vec<f32>; 2]> = RefCell::default();
+    static SCALES_OF_THREAD: RefCell<Vec<f32>> = RefCell::default();
 }
 
 /// `elements` as the instruction for products takes them.
@@ -105,25 +105,22 @@ fn widen_scales(from: &[bf16], to: &mut [f32]) {
     }
 }
 
-/// `out[row] = weights[row] . input`, of one row of input. Memory gives most where it is read at two places that lie apart.
+/// `out[row] = weights[row] . input`, of one row of input. Memory gives most where it is read at two places that lie apart; two rows
+/// of each share the loads of the input.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn dots_of_one(input: &[bf16], weights: Packed<'_>, out: &mut [f32]) {
     SCALES_OF_THREAD.with_borrow_mut(|room| {
-        let groups = weights.width / GROUP;
-        room.iter_mut().filter(|scales| scales.len() < groups).for_each(|scales| scales.resize(groups, 0.0));
-        let [left, right] = room;
-        let (left, right) = (&mut left[..groups], &mut right[..groups]);
         let half = weights.rows() / 2;
-        for row in 0..half {
-            let (rows, scales) = (weights.row(row), weights.row(half + row));
-            widen_scales(rows.1, left);
-            widen_scales(scales.1, right);
-            [out[row], out[half + row]] = line(input, [(rows.0, left), (scales.0, right)]);
+        let pairs = half / 2 * 2;
+        for row in (0..pairs).step_by(2) {
+            let rows = [row, row + 1, half + row, half + row + 1];
+            [out[row], out[row + 1], out[half + row], out[half + row + 1]] = line(input, weights, rows, room);
         }
-        if weights.rows() % 2 == 1 {
-            let (words, scales) = weights.row(2 * half);
-            widen_scales(scales, left);
-            [out[2 * half]] = line(input, [(words, left)]);
+        if half > pairs {
+            [out[pairs], out[half + pairs]] = line(input, weights, [pairs, half + pairs], room);
+        }
+        if weights.rows() > 2 * half {
+            [out[2 * half]] = line(input, weights, [2 * half], room);
         }
     });
 }
@@ -131,16 +128,29 @@ pub(crate) fn dots_of_one(input: &[bf16], weights: Packed<'_>, out: &mut [f32]) 
 /// Rows, as wide as the input, with it. Sums of a group are exact but for the additions, and are multiplied by its scale then.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn line<const R: usize>(input: &[bf16], rows: [(&[u16], &[f32]); R]) -> [f32; R] {
+fn line<const R: usize>(input: &[bf16], weights: Packed<'_>, rows: [usize; R], room: &mut Vec<f32>) -> [f32; R] {
     let groups = input.as_chunks::<GROUP>().0;
+    if room.len() < R * groups.len() {
+        room.resize(R * groups.len(), 0.0);
+    }
+    let mut words_of: [&[u16]; R] = [&[]; R];
+    for row in 0..R {
+        let (words, scales) = weights.row(rows[row]);
+        words_of[row] = words;
+        widen_scales(scales, &mut room[row * groups.len()..][..groups.len()]);
+    }
+    let mut scales_of: [&[f32]; R] = [&[]; R];
+    for row in 0..R {
+        scales_of[row] = &room[row * groups.len()..][..groups.len()];
+    }
     let count = groups.len() / GROUPS_OF_BLOCK;
     // All as long: nothing is left to check in the loop.
     let inputs: &[[[bf16; GROUP]; GROUPS_OF_BLOCK]] = &groups.as_chunks().0[..count];
     let mut blocks: [&[[u16; GROUP]]; R] = [&[]; R];
     let mut scales: [&[[f32; GROUPS_OF_BLOCK]]; R] = [&[]; R];
     for row in 0..R {
-        blocks[row] = &rows[row].0.as_chunks().0[..count];
-        scales[row] = &rows[row].1.as_chunks().0[..count];
+        blocks[row] = &words_of[row].as_chunks().0[..count];
+        scales[row] = &scales_of[row].as_chunks().0[..count];
     }
     let table = table(numbers(), 1.0);
     let zero = _mm512_setzero_ps();
@@ -162,12 +172,12 @@ fn line<const R: usize>(input: &[bf16], rows: [(&[u16], &[f32]); R]) -> [f32; R]
     }
     // What is left: groups of a block that is not full.
     for row in 0..R {
-        let Some(block) = rows[row].0.as_chunks().0.get(count) else { continue };
+        let Some(block) = words_of[row].as_chunks().0.get(count) else { continue };
         let mut places = words(block);
         for group in count * GROUPS_OF_BLOCK..groups.len() {
             let input = load(&groups[group]);
             let sum = _mm512_dpbf16_ps(zero, pairs(_mm512_permutexvar_epi16(places, table)), input);
-            sums[row][0] = _mm512_fmadd_ps(sum, _mm512_set1_ps(rows[row].1[group]), sums[row][0]);
+            sums[row][0] = _mm512_fmadd_ps(sum, _mm512_set1_ps(scales_of[row][group]), sums[row][0]);
             places = _mm512_srli_epi16::<DOWN>(places);
         }
     }
