@@ -42,7 +42,7 @@ fn main() {
         let integers: Vec<i8> = (0..if int8 { weights.len() } else { 0 }).map(|at| (at % 11) as i8 - 5).collect();
         let words = packed_words(width);
         let packed: Vec<u16> =
-            (0..if int4 { copies * rows * words } else { 0 }).map(|at| (at * 0x9e37 >> 4) as u16).collect();
+            (0..if int4 { copies * rows * words } else { 0 }).map(|at| ((at * 0x9e37) >> 4) as u16).collect();
         let (scales, scales_of_groups) = (vec![0.5; rows], vec![bf16::ONE; copies * rows * width / GROUP]);
         let mut out = vec![bf16::ZERO; tokens * rows];
         let mut times: Vec<f64> = (0..3 * copies)

@@ -107,7 +107,9 @@ fn dequantized(source: &Path, how: &How) -> (tempfile::TempDir, BTreeSet<String>
 }
 
 /// All logits of a prompt, those of two steps after it, and the tokens that these steps are about.
-fn run(folder: &Path, name: &str, how: How, tokens: Option<&[i32]>) -> Option<(Vec<Vec<f32>>, Vec<i32>)> {
+type Run = (Vec<Vec<f32>>, Vec<i32>);
+
+fn run(folder: &Path, name: &str, how: How, tokens: Option<&[i32]>) -> Option<Run> {
     let mut runner = Runner::new(client()?, folder, how);
     let sequence = runner.add_sequence();
     let (mut all, _) = runner.step(PREFILL, &[(sequence, &prompts(name)[PROMPT].ids)], Rows::All);
@@ -128,7 +130,7 @@ const PROMPT: usize = 6;
 /// `quantization` in these ways, each beside a checkpoint of what it makes of the numbers.
 fn same(name: &str, quantization: Quantization, how: &[How]) {
     // There is one such checkpoint for most ways, and one alone for eight bits.
-    let mut known: BTreeMap<BTreeSet<String>, (Vec<Vec<f32>>, Vec<i32>)> = BTreeMap::new();
+    let mut known: BTreeMap<BTreeSet<String>, Run> = BTreeMap::new();
     for how in how {
         let how = How { quantization: Some(quantization), ..*how };
         let (folder, in_groups) = dequantized(&published(name), &how);

@@ -173,7 +173,7 @@ fn integers_of_groups_are_the_nearest_ones() {
                 // Norms and the like, what is looked up, and rows that are not made of groups.
                 let of_packed = loaded[0][&(tensor.clone(), Content::Elements)].0 == DType::U16;
                 assert_eq!(of_packed, *content == Content::Scales && *dtype == DType::Bf16, "{tensor}");
-                let same = &int8[0][&(tensor.clone(), *content)] == &(*dtype, shape.clone(), bytes.clone());
+                let same = int8[0][&(tensor.clone(), *content)] == (*dtype, shape.clone(), bytes.clone());
                 let whole_groups = tensors[tensor].shape.last().is_some_and(|width| width % 32 == 0);
                 assert!(of_packed || same, "{tensor}");
                 assert!(*dtype != DType::I8 || !whole_groups || tensor.contains("embed_tokens"), "{tensor}");

@@ -4,8 +4,6 @@
 //! reads their lowest five bits alone: the table has each of the 16 numbers twice, once for each value of the fifth. What comes out are
 //! the 32 neighbours of a group in their order, as bfloat16, which every one of these integers is exactly.
 
-#![expect(clippy::needless_range_loop, reason = "loops over registers, of which several arrays have as many")]
-
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps,
     _mm512_broadcast_i64x4, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
