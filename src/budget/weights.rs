@@ -1,6 +1,6 @@
 //! Where each tensor lives, by the rules of the engine that loads it, and what that costs a device.
 
-use gemma4_model::quantization::{Content, arrays};
+use gemma4_model::quantization::{GROUP, Quantization, arrays};
 use gemma4_model::sharding::{self, Mesh};
 use gemma4_model::tensors::{Component, Role, Tensor};
 use gemma4_plan::{MemoryTerm, TensorPlacement};
@@ -77,9 +77,11 @@ fn place_bundled(
     let bytes = arrays.iter().fold(0, |sum: u64, array| sum.saturating_add(array.bytes()));
     let replicated = placement.replicated_kv();
     let replicated = replicated.then(|| format!("each KV head stands on {} devices", placement.replication));
-    let is_quantized = arrays.iter().any(|array| array.content == Content::Scales);
-    let quantized = resolved.quantized_at_load().filter(|_| is_quantized);
-    let quantized = quantized.map(|quantization| format!("{quantization}, with a float32 for each row"));
+    let quantized = resolved.quantized_at_load().and_then(|quantization| quantization.of(tensor, &placement));
+    let quantized = quantized.map(|quantization| match quantization {
+        Quantization::Int8 => format!("{quantization}, with a float32 for each row"),
+        Quantization::Int4 => format!("{quantization}, with a bfloat16 for each {GROUP} weights of a row"),
+    });
     let notes: Vec<String> = quantized.into_iter().chain(replicated).collect();
     Ok(Some(Placed {
         split: placement.split_dimension(),

@@ -81,7 +81,7 @@ section! {
         revision: String,
         /// Data type of the weights.
         dtype: WeightDtype,
-        /// Weight quantization, as the engine names it. The bundled engine quantizes to `int8` while it loads.
+        /// Weight quantization, as the engine names it. The bundled engine quantizes to `int8` or `int4` while it loads.
         quantization: String,
         /// Whether the engine may run Python code from the checkpoint. Gemma 4 does not need it.
         trust_remote_code: bool,

@@ -120,7 +120,8 @@ pub fn steps(plan: &Plan, config: &Config) -> Result<Vec<NamedStep>, StepsError>
     };
     let dtype: DType = parse("model.dtype", &plan.model.dtype)?;
     let quantization = plan.model.quantization.as_deref();
-    let quantization = quantization.map(|name| name.parse().map_err(|_| value("model.quantization", name, "int8")));
+    let quantization =
+        quantization.map(|name| name.parse().map_err(|_| value("model.quantization", name, "int8 or int4")));
     let quantization = quantization.transpose()?;
     // A stack of layers costs copies on CPUs, and minutes of compiling without one elsewhere. XLA's own code for products of
     // bfloat16 is slow on CPUs.

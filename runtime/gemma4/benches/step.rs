@@ -1,9 +1,9 @@
 //! Speed of whole steps on XLA's CPU plugin: one token for each of a batch of sequences, and prompts in one bucket. Beside
 //! it goes `scripts/transformers_bench.py`, which does the same with Hugging Face transformers.
 //!
-//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [int8] [fast] [all] [profile] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
+//! `STEP_BENCH_CHECKPOINT=folder cargo bench -p gemma4-model --bench step -- [hlo] [cpu] [int8|int4] [fast] [all] [profile] [xRUNS] [DECODE_BATCH..] [pPROMPT..]`,
 //! such as `-- cpu 1 8 32 p512 p2048`, which is what no arguments mean, with both forms of the operators. `fast` has the layers
-//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows. `int8` quantizes the weights.
+//! that share KV run only for the rows with logits, as is done if nothing is said, `all` for all rows. `int8` or `int4` quantizes the weights.
 //! `profile` runs as many steps
 //! again and prints what each operator took, beside what this machine's memory and arithmetic allow, measured before.
 
@@ -78,6 +78,7 @@ fn load(client: &Client, checkpoint: &Checkpoint, folder: &Path, quantization: O
         let bytes = HostBytes::new(Arc::new(part.bytes.clone()));
         let element = match part.dtype {
             DType::I8 => ElementType::S8,
+            DType::U16 => ElementType::U16,
             DType::F32 => ElementType::F32,
             _ => ElementType::BF16,
         };
@@ -312,13 +313,15 @@ fn main() {
     };
     let checkpoint = Checkpoint::open(&folder, Selection::default(), map).expect("a checkpoint");
     let config = checkpoint.config().clone();
-    let quantization = std::env::args().any(|argument| argument == "int8").then_some(Quantization::Int8);
+    let quantization = std::env::args().find_map(|argument| argument.parse::<Quantization>().ok());
     let weights = load(&client, &checkpoint, &folder, quantization);
     // As the engine does.
     files.into_inner().expect("unlocked").iter().for_each(|file| file.release().expect("memory given back"));
 
-    let arguments: Vec<String> =
-        std::env::args().skip(1).filter(|argument| argument != "--bench" && argument != "int8").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench" && argument.parse::<Quantization>().is_err())
+        .collect();
     let mut forms: Vec<Kernels> = Vec::new();
     let mut loads: Vec<Load> = Vec::new();
     let mut fast_prefills: Vec<bool> = Vec::new();

@@ -5,7 +5,8 @@
 //! embedding, which is one of them where it is the head too. Norms, scalars, the router and the table of per-layer embeddings
 //! stay as they are: they are small, or read in single rows.
 //!
-//! A scale belongs to a whole row of the whole tensor, so numbers do not depend on how many devices there are.
+//! A scale belongs to a whole row of the whole tensor, or to a group of neighbours in it that no device has only a part of, so
+//! numbers depend on how many devices there are only where [`Quantization::of`] does.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +15,21 @@ use crate::DType;
 use crate::sharding::Placement;
 use crate::tensors::{Role, Tensor};
 
+/// Neighbours in a row `[out, in]` that share a scale with [`Quantization::Int4`].
+pub const GROUP: usize = 32;
+/// Groups that are packed together with [`Quantization::Int4`]: a word of 16 bits has one integer of each.
+pub const GROUPS_OF_BLOCK: usize = 4;
+
 /// How weights are stored on devices, where it is not as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quantization {
     /// As integers from -127 to 127 and a float32 for each row `[out, in]`: a weight is their product.
     Int8,
+    /// As integers from -8 to 7 and a bfloat16 for each [`GROUP`] of neighbours in a row `[out, in]`: a weight is their product.
+    ///
+    /// Rows are blocks of [`GROUPS_OF_BLOCK`] groups, the last of them filled up with zeros. A block is as many words of 16 bits as
+    /// a group has integers; bits `4 * g .. 4 * g + 4` of word `i` are the integer `i` of the group `g`, in two's complement.
+    Int4,
 }
 
 /// A name of a quantization that is not known.
@@ -31,14 +42,27 @@ pub struct UnknownQuantization(
 
 impl Quantization {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Int8];
+    pub const ALL: [Self; 2] = [Self::Int8, Self::Int4];
 
     /// Its name in profiles.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
+    }
+
+    /// What becomes of a device's part of `tensor` where this is asked for; `None` if it stays as it is.
+    ///
+    /// In place of four bits there are eight for the embedding and the head, which matter most for what a model says, and where a
+    /// device's part of a row is not made of whole groups.
+    #[must_use]
+    pub fn of(self, tensor: &Tensor, placement: &Placement) -> Option<Self> {
+        let width = placement.local_shape.last().filter(|_| is_multiplied(tensor.role))?;
+        let is_looked_up = matches!(tensor.role, Role::Embedding | Role::Head);
+        let has_groups = *width > 0 && width.is_multiple_of(GROUP as u64);
+        if self == Self::Int4 && !is_looked_up && has_groups { Some(Self::Int4) } else { Some(Self::Int8) }
     }
 }
 
@@ -57,12 +81,19 @@ impl FromStr for Quantization {
     }
 }
 
+/// Words of 16 bits that a row of so many integers of four bits is packed into.
+#[must_use]
+pub const fn packed_words(width: usize) -> usize {
+    width.div_ceil(GROUP * GROUPS_OF_BLOCK).saturating_mul(GROUP)
+}
+
 /// What an array has of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Content {
     /// Its elements, quantized or not.
     Elements,
-    /// What each quantized row is multiplied by: an array without the tensor's last dimension.
+    /// What each quantized row is multiplied by: an array without the tensor's last dimension. With [`Quantization::Int4`], what
+    /// each group is multiplied by, and the last dimension are the groups of a row.
     Scales,
 }
 
@@ -90,14 +121,22 @@ impl Array {
 /// and behind them the scales if there are any.
 #[must_use]
 pub fn arrays(tensor: &Tensor, placement: &Placement, dtype: DType, quantization: Option<Quantization>) -> Vec<Array> {
-    let elements = |dtype| Array { content: Content::Elements, dtype, shape: placement.local_shape.clone() };
-    match (quantization, placement.local_shape.split_last()) {
-        (Some(Quantization::Int8), Some((_, rows))) if is_multiplied(tensor.role) => {
-            let scales = Array { content: Content::Scales, dtype: DType::F32, shape: rows.to_vec() };
-            vec![elements(DType::I8), scales]
+    let quantization = quantization.and_then(|quantization| quantization.of(tensor, placement));
+    let shape = placement.local_shape.clone();
+    let (Some(quantization), Some((&width, rows))) = (quantization, placement.local_shape.split_last()) else {
+        return vec![Array { content: Content::Elements, dtype, shape }];
+    };
+    let of_row = |size: u64| rows.iter().copied().chain([size]).collect();
+    let (elements, scales) = match quantization {
+        Quantization::Int8 => ((DType::I8, shape), (DType::F32, rows.to_vec())),
+        Quantization::Int4 => {
+            let words = usize::try_from(width).map_or(u64::MAX, |width| packed_words(width) as u64);
+            ((DType::U16, of_row(words)), (DType::Bf16, of_row(width / GROUP as u64)))
         }
-        _ => vec![elements(dtype)],
-    }
+    };
+    [(Content::Elements, elements), (Content::Scales, scales)]
+        .map(|(content, (dtype, shape))| Array { content, dtype, shape })
+        .to_vec()
 }
 
 /// Whether a tensor is one matrix or several `[out, in]` that rows of a step are multiplied with, and large.

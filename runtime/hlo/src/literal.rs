@@ -35,6 +35,7 @@ native! {
     bool, Pred, value => value.to_string();
     i8, S8, value => value.to_string();
     u8, U8, value => value.to_string();
+    u16, U16, value => value.to_string();
     i32, S32, value => value.to_string();
     u32, U32, value => value.to_string();
     i64, S64, value => value.to_string();
@@ -72,6 +73,7 @@ pub(crate) fn number(value: f64, element: ElementType) -> Result<String, Problem
         ElementType::Pred => Err(refused),
         ElementType::S8 => integer(value, i128::from(i8::MIN), i128::from(i8::MAX)).ok_or(refused),
         ElementType::U8 => integer(value, 0, i128::from(u8::MAX)).ok_or(refused),
+        ElementType::U16 => integer(value, 0, i128::from(u16::MAX)).ok_or(refused),
         ElementType::S32 => integer(value, i128::from(i32::MIN), i128::from(i32::MAX)).ok_or(refused),
         ElementType::U32 => integer(value, 0, i128::from(u32::MAX)).ok_or(refused),
         ElementType::S64 => integer(value, i128::from(i64::MIN), i128::from(i64::MAX)).ok_or(refused),
@@ -83,7 +85,7 @@ pub(crate) fn lowest(element: ElementType) -> &'static str {
     match element {
         ElementType::Pred => "false",
         ElementType::S8 => "-128",
-        ElementType::U8 | ElementType::U32 => "0",
+        ElementType::U8 | ElementType::U16 | ElementType::U32 => "0",
         ElementType::S32 => "-2147483648",
         ElementType::S64 => "-9223372036854775808",
         ElementType::F32 => "0xFF800000",
@@ -101,6 +103,7 @@ pub(crate) fn highest(element: ElementType) -> &'static str {
         ElementType::Pred => "true",
         ElementType::S8 => "127",
         ElementType::U8 => "255",
+        ElementType::U16 => "65535",
         ElementType::S32 => "2147483647",
         ElementType::U32 => "4294967295",
         ElementType::S64 => "9223372036854775807",

@@ -13,6 +13,8 @@ pub enum ElementType {
     S8,
     /// Unsigned 8-bit integer.
     U8,
+    /// Unsigned 16-bit integer.
+    U16,
     /// Signed 32-bit integer.
     S32,
     /// Unsigned 32-bit integer.
@@ -33,10 +35,11 @@ pub enum ElementType {
 
 impl ElementType {
     /// All element types, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Pred,
         Self::S8,
         Self::U8,
+        Self::U16,
         Self::S32,
         Self::U32,
         Self::S64,
@@ -53,6 +56,7 @@ impl ElementType {
             Self::Pred => "i1",
             Self::S8 => "i8",
             Self::U8 => "ui8",
+            Self::U16 => "ui16",
             Self::S32 => "i32",
             Self::U32 => "ui32",
             Self::S64 => "i64",
@@ -68,7 +72,7 @@ impl ElementType {
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Pred | Self::S8 | Self::U8 | Self::F8E4m3fn | Self::F8E5m2 => 1,
-            Self::Bf16 | Self::F16 => 2,
+            Self::U16 | Self::Bf16 | Self::F16 => 2,
             Self::S32 | Self::U32 | Self::F32 => 4,
             Self::S64 => 8,
         }
@@ -81,7 +85,7 @@ impl ElementType {
 
     /// Whether this is an integer type. [`ElementType::Pred`] is not.
     pub const fn is_integer(self) -> bool {
-        matches!(self, Self::S8 | Self::U8 | Self::S32 | Self::U32 | Self::S64)
+        matches!(self, Self::S8 | Self::U8 | Self::U16 | Self::S32 | Self::U32 | Self::S64)
     }
 
     /// Whether numbers of this type have a sign.

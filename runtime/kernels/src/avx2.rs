@@ -29,7 +29,7 @@ const PANEL: usize = 16;
 /// Two vectors of f32: 16 elements of a row in the order of [`spread`].
 type Pair = [__m256; 2];
 
-/// Loads 16 weights. Integers come in the order of elements of `W`.
+/// Loads 16 weights. Integers and f32 come in the order of elements of `W`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn load<W: Weight, E: Weight>(from: &[E; PAIR]) -> Pair {
@@ -41,8 +41,18 @@ fn load<W: Weight, E: Weight>(from: &[E; PAIR]) -> Pair {
             let odd = _mm256_and_si256(both, _mm256_set1_epi32(-0x1_0000));
             [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd)]
         }
-        // SAFETY: 64 bytes, which are f32.
-        Kind::F32 => unsafe { [_mm256_loadu_ps(start.cast()), _mm256_loadu_ps(start.add(PAIR / 2).cast())] },
+        Kind::F32 => {
+            // SAFETY: 64 bytes, which are f32.
+            let [left, right] = unsafe { [_mm256_loadu_ps(start.cast()), _mm256_loadu_ps(start.add(PAIR / 2).cast())] };
+            if W::IS_BF16 {
+                // The first halves of both, and the second ones, of which even and odd elements are taken.
+                let (low, high) =
+                    (_mm256_permute2f128_ps::<0x20>(left, right), _mm256_permute2f128_ps::<0x31>(left, right));
+                [_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high)]
+            } else {
+                [left, right]
+            }
+        }
         Kind::Int8 => {
             // SAFETY: 16 bytes, which are integers.
             let all = unsafe { _mm_loadu_si128(start.cast::<__m128i>()) };

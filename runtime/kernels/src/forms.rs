@@ -8,13 +8,14 @@ use crate::amx;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
+use crate::int4::Widen;
 use crate::linear::{Many, few_of, panel, spread};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
 #[cfg(target_arch = "x86_64")]
 use crate::vectors;
-use crate::vectors::Lanes;
+use crate::vectors::{Lanes, vectorize};
 
 fn numbers(count: usize) -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec((-4096_i16..4096).prop_map(|number| f32::from(number) / 1024.0), count)
@@ -148,6 +149,34 @@ proptest! {
         let integers: Vec<i8> = w.iter().map(|number| (number * 33.0) as i8).collect();
         products::<f32, i8>(tokens, rows, width, &x, &integers);
         products::<bf16, i8>(tokens, rows, width, &x, &integers);
+        // Integers of four bits that have been widened.
+        products::<bf16, f32>(tokens, rows, width, &x, &w);
+    }
+
+    #[test]
+    fn any_group_widened(
+        (words, scales) in (1_usize..40).prop_flat_map(|groups| {
+            (proptest::collection::vec(any::<u16>(), groups.div_ceil(4) * 32), numbers(groups))
+        }),
+    ) {
+        let scales: Vec<bf16> = narrowed(&scales);
+        let mut portable = vec![f32::NAN; scales.len() * 32];
+        Widen { words: &words, scales: &scales, to: &mut portable }.run::<8, false>();
+        for (at, number) in portable.iter().enumerate() {
+            let nibble = i32::from(words[at / 128 * 32 + at % 32] >> (4 * (at / 32 % 4)) & 15);
+            let integer = if nibble < 8 { nibble } else { nibble - 16 };
+            prop_assert_eq!(*number, integer as f32 * scales[at / 32].widen());
+        }
+        let mut ours = vec![f32::NAN; portable.len()];
+        vectorize(Widen { words: &words, scales: &scales, to: &mut ours });
+        prop_assert_eq!(&portable, &ours);
+        #[cfg(target_arch = "x86_64")]
+        if vectors::has_avx512() {
+            let mut ours = vec![bf16::NAN; portable.len()];
+            // SAFETY: the processor has the instructions.
+            unsafe { crate::int4::avx512::widen(&words, &scales, &mut ours) };
+            prop_assert_eq!(widened(&narrowed::<bf16>(&portable)), widened(&ours));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use gemma4_model::graph::{ATTENTION, EXPERTS, GATED, GATED_ROWS, HEADS, KV_WRITE, LINEAR, NORM};
+use gemma4_model::quantization::{GROUP, packed_words};
 use gemma4_pjrt::custom_call::{self, Call, Handler, Operand, Output};
 use gemma4_pjrt::{ElementType, Error, Plugin};
 use half::bf16;
@@ -81,24 +82,36 @@ fn linear<X: Number, Y: Number>(
     inputs.products(products).map_err(|error| error.to_string())
 }
 
-/// Weights, and their dimensions.
-type Matrix<'a, X> = (Weights<'a, X>, &'a [i64]);
+/// Weights, and their dimensions `[.., out, in]`.
+type Matrix<'a, X> = (Weights<'a, X>, Vec<i64>);
 
-/// Operands that are weights, those of integers each with its scales behind it.
+/// Operands that are weights, those of integers or of words that hold some each with its scales behind it.
 fn matrices<'a, X: Number>(name: &str, operands: &'a [Operand<'_>]) -> Result<Vec<Matrix<'a, X>>, String> {
     let mut matrices = Vec::with_capacity(operands.len());
     let mut operands = operands.iter();
     while let Some(operand) = operands.next() {
         let dims = operand.dims();
-        if operand.element() != ElementType::S8 {
-            matrices.push((Weights::Elements(operand.values()?), dims));
+        if !matches!(operand.element(), ElementType::S8 | ElementType::U16) {
+            matrices.push((Weights::Elements(operand.values()?), dims.to_vec()));
             continue;
         }
         let scales = operands.next().ok_or_else(|| format!("{name}: integers without scales"))?;
-        if dims.split_last().map(|(_, rows)| rows) != Some(scales.dims()) {
-            return Err(format!("{name}: scales {:?} do not go with weights {dims:?}", scales.dims()));
+        let misfit = || format!("{name}: scales {:?} do not go with weights {dims:?}", scales.dims());
+        let (last, rows) = dims.split_last().ok_or_else(misfit)?;
+        if operand.element() == ElementType::S8 {
+            if scales.dims() != rows {
+                return Err(misfit());
+            }
+            matrices.push((Weights::Int8 { values: operand.values()?, scales: scales.values()? }, dims.to_vec()));
+            continue;
         }
-        matrices.push((Weights::Int8 { values: operand.values()?, scales: scales.values()? }, dims));
+        let (groups, rows_of_scales) = scales.dims().split_last().ok_or_else(misfit)?;
+        let width = usize::try_from(*groups).ok().and_then(|groups| groups.checked_mul(GROUP)).ok_or_else(misfit)?;
+        if rows_of_scales != rows || usize::try_from(*last) != Ok(packed_words(width)) {
+            return Err(misfit());
+        }
+        let of_weights = rows.iter().copied().chain(i64::try_from(width)).collect();
+        matrices.push((Weights::Int4 { values: operand.values()?, scales: scales.values()? }, of_weights));
     }
     Ok(matrices)
 }
@@ -369,15 +382,15 @@ fn mixture<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
         return Err(format!("{EXPERTS} gives one result"));
     };
     let matrices = matrices::<W>(EXPERTS, weights)?;
-    let [(gate_up, _), (down, dims)] = *matrices.as_slice() else {
+    let [(gate_up, _), (down, dims)] = matrices.as_slice() else {
         return Err(format!("{EXPERTS} takes two stacks of matrices"));
     };
     let experts = Experts {
         inputs: rows.values::<W>()?,
         owners: owners.values()?,
         shares: shares.values()?,
-        gate_up,
-        down,
+        gate_up: *gate_up,
+        down: *down,
         hidden: dim(rows.dims(), 1)?,
         inner: dim(dims, 2)?,
         top_k: dim(shares.dims(), 1)?,

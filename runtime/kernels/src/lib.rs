@@ -28,6 +28,7 @@ mod forms;
 mod functions;
 mod handlers;
 pub mod heads;
+mod int4;
 #[cfg(target_arch = "x86_64")]
 mod int8;
 pub mod linear;

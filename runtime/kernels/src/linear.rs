@@ -1,11 +1,15 @@
 //! Products of rows and weight matrices `[out, in]` as checkpoints have them, summed in f32.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{gated, narrow};
+use crate::int4::{self, Packed};
 use crate::matrix::Matrix;
+#[cfg(target_arch = "x86_64")]
+use crate::number::Kind;
 use crate::number::{Number, Weight};
 use crate::threads::{self, Shared};
 use crate::vectors::{self, vectorize};
@@ -242,7 +246,29 @@ impl<'a, W: Number> Inputs<'a, W> {
                 sums.scale(scales);
                 sums
             }
+            Weights::Int4 { values, scales } => self.sums_of_packed(Packed::new(values, scales, self.width), tokens),
         }
+    }
+
+    /// Products of some rows of the input with all of these weights, which are widened some after the other.
+    fn sums_of_packed(&self, weights: Packed<'_>, tokens: &Range<usize>) -> Sums {
+        let (rows, count) = (weights.rows(), tokens.len());
+        let mut all = Sums { values: vec![0.0; rows * count], tokens: count, rows, stride: rows };
+        #[cfg(target_arch = "x86_64")]
+        if W::IS_BF16 && vectors::has_avx512() {
+            if let (1, Rows::Narrow(values)) = (count, &self.rows)
+                && let Some(input) = W::as_bf16(&values[tokens.start * self.width..][..self.width])
+            {
+                // SAFETY: the processor has the instructions.
+                unsafe { int4::avx512::dots_of_one(input, weights, &mut all.values) };
+                return all;
+            }
+            // SAFETY: the processor has the instructions.
+            unsafe { int4::in_bf16(weights, count, |first, part| all.place(first, &self.sums_of(part, tokens))) };
+            return all;
+        }
+        int4::in_f32(weights, count, |first, part| all.place(first, &self.sums_of(part, tokens)));
+        all
     }
 
     /// Products of some rows of the input with all of these weights.
@@ -265,7 +291,8 @@ impl<'a, W: Number> Inputs<'a, W> {
             Rows::Tiles(inputs) => {
                 let stride = weights.rows().next_multiple_of(amx::SIDE);
                 let mut values = vec![0.0; tokens.len() * stride];
-                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers.
+                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers: where
+                // there are tiles, integers of four bits are widened to bfloat16.
                 unsafe {
                     in_bf16(weights, tokens.len(), |first, weights| {
                         amx::products(inputs, tokens.clone(), weights, &mut values[first..], stride);
@@ -406,6 +433,13 @@ impl Sums {
         }
     }
 
+    /// Takes over those of some rows of the matrix, from row `first` on.
+    fn place(&mut self, first: usize, part: &Self) {
+        for token in 0..self.tokens {
+            self.values[token * self.stride + first..][..part.rows].copy_from_slice(part.of_token(token));
+        }
+    }
+
     /// Those of one row of the input.
     pub(crate) fn of_token(&self, token: usize) -> &[f32] {
         &self.values[token * self.stride..][..self.rows]
@@ -487,8 +521,13 @@ pub(crate) fn few_of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Mat
     vectorize(Dots { inputs, weights, width, out });
 }
 
-/// Rows of the input of products of many rows on one thread.
-pub(crate) enum Many<'a, X> {
+/// Rows of the input of products of many rows with weights of `E` on one thread.
+pub(crate) struct Many<'a, X, E> {
+    rows: ManyRows<'a, X>,
+    weights: PhantomData<E>,
+}
+
+enum ManyRows<'a, X> {
     /// As they are.
     Plain(&'a [X]),
     /// For panels of bfloat16.
@@ -496,26 +535,28 @@ pub(crate) enum Many<'a, X> {
     Panels(panels::Packed),
 }
 
-impl<'a, X: Number> Many<'a, X> {
+impl<'a, X: Number, E: Weight> Many<'a, X, E> {
     /// Rows of `width` elements.
     pub(crate) fn new(inputs: &'a [X], width: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(inputs) = X::as_bf16(inputs)
             && vectors::has_avx512()
+            && E::KIND != Kind::F32
         {
             // SAFETY: the processor has the instructions.
-            return Many::Panels(unsafe { panels::Packed::here(inputs, width) });
+            let rows = ManyRows::Panels(unsafe { panels::Packed::here(inputs, width) });
+            return Many { rows, weights: PhantomData };
         }
         let _ = width;
-        Many::Plain(inputs)
+        Many { rows: ManyRows::Plain(inputs), weights: PhantomData }
     }
 
     /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`panel`].
-    pub(crate) fn products<E: Weight>(&self, weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
-        let inputs = match self {
-            Many::Plain(inputs) => inputs,
+    pub(crate) fn products(&self, weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
+        let inputs = match &self.rows {
+            ManyRows::Plain(inputs) => inputs,
             #[cfg(target_arch = "x86_64")]
-            Many::Panels(inputs) => {
+            ManyRows::Panels(inputs) => {
                 // SAFETY: who has panels of bfloat16 may use the instructions.
                 return unsafe { panels::products(inputs, 0..inputs.rows(), weights, out, stride) };
             }

@@ -20,7 +20,7 @@ use half::bf16;
 use crate::avx512::{self, pairs, turn};
 use crate::int8;
 use crate::matrix::Matrix;
-use crate::number::Weight;
+use crate::number::{Kind, Weight};
 use crate::threads::{self, Shared};
 
 /// Rows of a panel of the input: two registers of sums.
@@ -122,7 +122,7 @@ fn pack(rows: &[bf16], width: usize, panel: &mut [[Line; 2]]) {
     }
 }
 
-/// `out[token][row] = weights[row] . inputs[token]` for some tokens, the first of which begins a panel. `out` is `[tokens, stride]`, where
+/// `out[token][row] = weights[row] . inputs[token]` for some tokens, the first of which begins a panel. Weights are not f32. `out` is `[tokens, stride]`, where
 /// the last row may be shorter.
 ///
 /// # Safety
@@ -138,6 +138,7 @@ pub(crate) unsafe fn products<E: Weight>(
     let places = inputs.places;
     debug_assert_eq!(weights.width().div_ceil(2 * LANES) * LANES, places, "other rows");
     debug_assert!(tokens.start.is_multiple_of(PANEL), "half a panel");
+    debug_assert_ne!(E::KIND, Kind::F32, "weights that bfloat16 does not hold");
     let tall = tall(weights.rows());
     let lines = DEPTH.min(places) / LANES;
     // Whole tiles.

@@ -30,19 +30,37 @@ fn dims<'c>(call: &'c Call<'_>, operand: usize) -> &'c [i64] {
     call.operands.get(operand).map(Operand::dims).unwrap_or_default()
 }
 
+/// Operands that are weights, without the scales behind those of integers.
+fn matrices<'c, 'a>(weights: &'c [Operand<'a>]) -> impl Iterator<Item = &'c Operand<'a>> {
+    let mut has_scales = false;
+    weights.iter().filter(move |weight| {
+        let is_scales = has_scales;
+        has_scales = !is_scales && matches!(weight.element(), ElementType::S8 | ElementType::U16);
+        !is_scales
+    })
+}
+
+/// How the weights of a call are quantized, to be put behind its name.
+fn quantized(weights: &[Operand<'_>]) -> &'static str {
+    let of = |element| matrices(weights).any(|weight| weight.element() == element);
+    match (of(ElementType::U16), of(ElementType::S8)) {
+        (true, true) => ", int4 and int8",
+        (true, false) => ", int4",
+        (false, true) => ", int8",
+        (false, false) => "",
+    }
+}
+
 /// Rows times matrices `[out, in]`, some of them perhaps integers with scales behind them.
 fn product(name: &str, call: &Call<'_>, weights: &[Operand<'_>]) -> Work {
     let x = dims(call, 0);
     let (rows, width) = (dim(x, 0), dim(x, 1));
-    let matrices = || weights.iter().filter(|weight| weight.dims().len() == 2);
-    let columns: Vec<String> = matrices().map(|weight| dim(weight.dims(), 0).to_string()).collect();
-    let elements: f64 = matrices().map(|weight| dim(weight.dims(), 0) * dim(weight.dims(), 1)).sum();
-    let integers = matrices().any(|weight| weight.element() == ElementType::S8);
-    let of = if integers { ", int8" } else { "" };
+    let columns: Vec<f64> = matrices(weights).map(|weight| dim(weight.dims(), 0)).collect();
+    let names: Vec<String> = columns.iter().map(f64::to_string).collect();
     Work {
-        name: format!("{name} {rows} x {width} -> {}{of}", columns.join(" + ")),
+        name: format!("{name} {rows} x {width} -> {}{}", names.join(" + "), quantized(weights)),
         bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
-        operations: 2.0 * rows * elements,
+        operations: 2.0 * rows * width * columns.iter().sum::<f64>(),
     }
 }
 
@@ -133,19 +151,18 @@ impl Counted for Attend {
 
 impl Counted for Mixture {
     fn work(call: &Call<'_>) -> Work {
-        let down = call.operands.iter().rfind(|operand| operand.dims().len() == 3);
-        let (x, down) = (dims(call, 0), down.map(|down| (down.element().size() as f64, down.dims())));
-        let (element, down) = down.unwrap_or_default();
-        let (hidden, inner, experts) = (dim(x, 1), dim(down, 2), dim(down, 0));
+        let weights = call.operands.get(3..).unwrap_or_default();
+        let (x, gate_up) = (dims(call, 0), dims(call, 3));
+        let (hidden, inner, experts) = (dim(x, 1), dim(gate_up, 1) / 2.0, dim(gate_up, 0));
         let owners = call.operands.get(1).and_then(|owners| owners.values::<i32>().ok()).unwrap_or_default();
         let has = |owner: &&i32| **owner >= 0 && f64::from(**owner) < experts;
         let used: BTreeSet<&i32> = owners.iter().filter(has).collect();
         let pairs = owners.iter().filter(has).count() as f64;
         Work {
-            name: format!("experts {} x {hidden}, {} of {experts}", dim(x, 0), used.len()),
+            name: format!("experts {} x {hidden}, {} of {experts}{}", dim(x, 0), used.len(), quantized(weights)),
             bytes: call.operands.first().map_or(0.0, operand)
                 + outputs(call)
-                + used.len() as f64 * 3.0 * hidden * inner * element,
+                + used.len() as f64 / experts.max(1.0) * weights.iter().map(operand).sum::<f64>(),
             operations: 6.0 * pairs * hidden * inner,
         }
     }

@@ -1,9 +1,12 @@
 //! Attention and experts against sums in f64.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
+mod packed;
+
 use gemma4_kernels::Weights;
 use gemma4_kernels::attention::{Attention, AttentionError, Part, Remade, Stored, write};
 use gemma4_kernels::experts::Experts;
+use half::bf16;
 use proptest::prelude::*;
 
 /// Numbers of a generator that anybody can repeat: splitmix64.
@@ -181,8 +184,10 @@ proptest! {
     #[test]
     fn experts(
         tokens in 0_usize..40, hidden in 1_usize..50, inner in 1_usize..50, count in 1_usize..6, top_k in 1_usize..4, seed: u64,
-        quantized: bool,
+        quantized in 0_u8..3,
     ) {
+        // Rows of integers of four bits are whole groups.
+        let (hidden, inner) = if quantized == 2 { (hidden.next_multiple_of(32), inner.next_multiple_of(32)) } else { (hidden, inner) };
         let inputs = numbers(seed, tokens * hidden);
         let (gate_up, down) = (numbers(seed ^ 1, count * 2 * inner * hidden), numbers(seed ^ 2, count * inner * hidden));
         let shares = numbers(seed ^ 3, tokens * top_k);
@@ -192,12 +197,24 @@ proptest! {
             .collect();
         let integers = |numbers: &[f32]| numbers.iter().map(|number| (number * 127.0) as i8).collect::<Vec<i8>>();
         let scales = |rows: usize| (0..rows).map(|row| 1.0 / (90 + row % 7 * 11) as f32).collect::<Vec<f32>>();
+        let nibbles = |numbers: &[f32]| numbers.iter().map(|number| (number * 8.0) as i8).map(|n| n.min(7)).collect::<Vec<i8>>();
+        let groups = |count: usize| {
+            (0..count / 32).map(|group| bf16::from_f32(1.0 / (6 + group % 7) as f32)).collect::<Vec<bf16>>()
+        };
         let (gate_up8, down8) = (integers(&gate_up), integers(&down));
         let (gate_up_scales, down_scales) = (scales(count * 2 * inner), scales(count * hidden));
         let scaled = |values: &[i8], scales: &[f32], width: usize| -> Vec<f32> {
             values.iter().enumerate().map(|(at, value)| f32::from(*value) * scales[at / width]).collect()
         };
-        let (gate_up, gate_up_of, down, down_of) = if quantized {
+        let (gate_up4, down4) = (nibbles(&gate_up), nibbles(&down));
+        let (gate_up_words, down_words) = (packed::pack(&gate_up4, hidden), packed::pack(&down4, inner));
+        let (gate_up_groups, down_groups) = (groups(gate_up4.len()), groups(down4.len()));
+        let (gate_up, gate_up_of, down, down_of) = if quantized == 2 {
+            let gate_up_of = Weights::Int4 { values: &gate_up_words, scales: &gate_up_groups };
+            let down_of = Weights::Int4 { values: &down_words, scales: &down_groups };
+            let wide = |scales: &[bf16]| scales.iter().map(|scale| scale.to_f32()).collect::<Vec<f32>>();
+            (scaled(&gate_up4, &wide(&gate_up_groups), 32), gate_up_of, scaled(&down4, &wide(&down_groups), 32), down_of)
+        } else if quantized == 1 {
             let gate_up_of = Weights::Int8 { values: &gate_up8, scales: &gate_up_scales };
             let down_of = Weights::Int8 { values: &down8, scales: &down_scales };
             (scaled(&gate_up8, &gate_up_scales, hidden), gate_up_of, scaled(&down8, &down_scales, inner), down_of)

@@ -1,6 +1,8 @@
 //! Products against sums in f64, over odd shapes.
 #![expect(clippy::unwrap_used, reason = "test helpers")]
 
+mod packed;
+
 use gemma4_kernels::linear::{Inputs, LayerRows};
 use gemma4_kernels::{Number, Weights};
 use half::bf16;
@@ -24,7 +26,7 @@ fn check<X: Number, Y: Number>(tokens: usize, width: usize, rows: usize, seed: u
     let inputs: Vec<X> = numbers(seed, tokens * width).into_iter().map(X::narrow).collect();
     let weights: Vec<X> = numbers(seed ^ 1, rows * width).into_iter().map(X::narrow).collect();
     let exact: Vec<f64> = weights.iter().map(|weight| f64::from(weight.widen())).collect();
-    check_sums::<X, Y>(&inputs, width, (&weights).into(), &exact, &vec![1.0; rows]);
+    check_sums::<X, Y>(&inputs, width, (&weights).into(), &exact, &vec![1.0; rows], 0.0);
 }
 
 /// Products of numbers with integers anywhere, the outermost ones and zeros among them, and scales of any size.
@@ -35,16 +37,38 @@ fn check_int8<X: Number, Y: Number>(tokens: usize, width: usize, rows: usize, se
     let scales: Vec<f32> =
         (0..rows as i32).map(|row| if row % 7 == 3 { 0.0 } else { 1.7_f32.powi(row % 23 - 20) }).collect();
     let exact: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
-    check_sums::<X, Y>(&inputs, width, Weights::Int8 { values: &values, scales: &scales }, &exact, &scales);
+    check_sums::<X, Y>(&inputs, width, Weights::Int8 { values: &values, scales: &scales }, &exact, &scales, 0.0);
 }
 
-/// Every sum is within what rounding of f32 sums of these products can make, and of one rounding to the result's type.
+/// Products of numbers with integers of four bits anywhere, and scales of any size and sign, in some groups 0.
+fn check_int4<X: Number, Y: Number>(tokens: usize, groups: usize, rows: usize, seed: u64) {
+    let width = groups * 32;
+    let inputs: Vec<X> = numbers(seed, tokens * width).into_iter().map(X::narrow).collect();
+    let of = |number: f32| (number * 9.0).clamp(-8.0, 7.0) as i8;
+    let values: Vec<i8> = numbers(seed ^ 1, rows * width).into_iter().map(of).collect();
+    let scale = |group: i32| match group % 7 {
+        3 => bf16::ZERO,
+        even => bf16::from_f32(1.7_f32.powi(group % 23 - 20) * if even % 2 == 0 { 1.0 } else { -1.0 }),
+    };
+    let scales: Vec<bf16> = (0..(rows * groups) as i32).map(scale).collect();
+    let exact: Vec<f64> =
+        values.iter().enumerate().map(|(at, value)| f64::from(*value) * scales[at / 32].to_f64()).collect();
+    let words = packed::pack(&values, width);
+    // More than one row may meet weights that are rounded to its type.
+    let rounding = if tokens > 1 && X::narrow(1.0 + f32::EPSILON).widen() == 1.0 { 2.0_f64.powi(-9) } else { 0.0 };
+    let weights = Weights::Int4 { values: &words, scales: &scales };
+    check_sums::<X, Y>(&inputs, width, weights, &exact, &vec![1.0; rows], rounding);
+}
+
+/// Every sum is within what rounding of f32 sums of these products can make, and of one rounding to the result's type; with weights
+/// that are `rounding` off.
 fn check_sums<X: Number, Y: Number>(
     inputs: &[X],
     width: usize,
     weights: Weights<'_, X>,
     exact: &[f64],
     scales: &[f32],
+    rounding: f64,
 ) {
     let (tokens, rows) = (inputs.len() / width, scales.len());
     let mut out = vec![Y::narrow(f32::NAN); tokens * rows];
@@ -58,7 +82,7 @@ fn check_sums<X: Number, Y: Number>(
             let terms: Vec<f64> = pairs.map(|(x, w)| f64::from(x.widen()) * w * f64::from(*scale)).collect();
             let (sum, size): (f64, f64) = (terms.iter().sum(), terms.iter().map(|term| term.abs()).sum());
             let found = f64::from(out[token * rows + row].widen());
-            let bound = size * width as f64 * 2.0_f64.powi(-24) + sum.abs() * step + 1e-30;
+            let bound = size * (width as f64 * 2.0_f64.powi(-24) + rounding) + sum.abs() * step + 1e-30;
             assert!((found - sum).abs() <= bound, "{tokens}x{width}x{rows} [{token},{row}]: {found} for {sum}");
         }
     }
@@ -78,6 +102,16 @@ proptest! {
     }
 
     #[test]
+    fn any_groups(tokens in 0_usize..40, groups in 1_usize..20, rows in 0_usize..90, seed: u64) {
+        check_int4::<bf16, bf16>(tokens, groups, rows, seed);
+        check_int4::<bf16, f32>(tokens, groups, rows, seed);
+        check_int4::<f32, f32>(tokens, groups, rows, seed);
+        // One row has a form of its own.
+        check_int4::<bf16, f32>(1, groups, rows, seed);
+        check_int4::<f32, f32>(1, groups, rows, seed);
+    }
+
+    #[test]
     fn narrowing_is_that_of_half(bits: u32) {
         let value = f32::from_bits(bits);
         let (ours, theirs) = (<bf16 as Number>::narrow(value), bf16::from_f32(value));
@@ -92,6 +126,8 @@ fn borders_of_tiles_and_blocks() {
         check::<bf16, f32>(tokens, 257, 65, 7);
         check_int8::<bf16, f32>(tokens, 257, 65, 7);
         check_int8::<f32, f32>(tokens, 257, 65, 7);
+        check_int4::<bf16, f32>(tokens, 9, 65, 7);
+        check_int4::<f32, f32>(tokens, 9, 65, 7);
     }
     for width in [1, 7, 8, 9, 255, 256, 512, 513] {
         for (tokens, rows) in [(26, 33), (4, 5), (1, 6)] {
@@ -103,9 +139,11 @@ fn borders_of_tiles_and_blocks() {
 
 #[test]
 fn integers_that_are_widened_in_parts() {
-    // More than are widened at a time, and not a multiple of it.
-    for tokens in [1, 2, 9, 33, 70] {
+    // More than are widened at a time, and not a multiple of it; and more rows of input than one part of the weights meets.
+    for tokens in [1, 2, 9, 33, 70, 385] {
         check_int8::<bf16, f32>(tokens, 2_100, 301, 10);
+        check_int4::<bf16, f32>(tokens, 65, 301, 10);
+        check_int4::<f32, f32>(tokens, 65, 301, 10);
     }
 }
 
@@ -147,6 +185,22 @@ fn lengths_that_do_not_fit_are_refused() {
         assert_eq!(Inputs::<f32>::new(&inputs, 4).product(weights, &mut out).is_ok(), fits);
         assert_eq!(out, if fits { [2.0, 8.0, 2.0, 8.0, 2.0, 8.0] } else { [0.0; 6] });
     }
+}
+
+#[test]
+fn groups_that_do_not_fit_are_refused() {
+    const WORDS: [u16; 96] = [0x1111; 96];
+    const SCALES: [bf16; 4] = [bf16::ONE; 4];
+    let (inputs, mut out) = ([1.0_f32; 128], [0.0_f32; 4]);
+    // Two rows of two groups; fewer or more words; a scale less; rows of one group and a half.
+    for (width, words, scales, fits) in
+        [(64, 64, 4, true), (64, 32, 4, false), (64, 96, 4, false), (64, 64, 3, false), (48, 64, 3, false)]
+    {
+        let weights = Weights::Int4 { values: &WORDS[..words], scales: &SCALES[..scales] };
+        let (inputs, out) = (&inputs[..2 * width.min(64)], &mut out);
+        assert_eq!(Inputs::<f32>::new(inputs, width).product(weights, out).is_ok(), fits, "{width}, {words}, {scales}");
+    }
+    assert_eq!(out, [64.0; 4]);
 }
 
 #[test]

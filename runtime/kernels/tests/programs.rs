@@ -96,3 +96,34 @@ fn integers_come_with_their_scales() {
     let error = program.execute(arguments).unwrap_err();
     assert!(error.to_string().contains("do not go with weights"), "{error}");
 }
+
+/// A product with words and the scales of groups, in which the first row is ones and the second one -8, each times its scale.
+#[test]
+fn words_come_with_the_scales_of_groups() {
+    let Some(client) = client() else { return };
+    let of = |scales: &str| {
+        program()
+            .replace("%x: tensor<2x3xf32>", "%x: tensor<2x64xf32>")
+            .replace("%w: tensor<2x3xf32>", &format!("%w: tensor<2x32xui16>, %s: tensor<{scales}xbf16>"))
+            .replace("(%x, %w)", "(%x, %w, %s)")
+            .replace(
+                "(tensor<2x3xf32>, tensor<2x3xf32>)",
+                &format!("(tensor<2x64xf32>, tensor<2x32xui16>, tensor<{scales}xbf16>)"),
+            )
+    };
+    let x = client.buffer_of(&[1.0_f32; 128], &[2, 64], 0).unwrap();
+    let words = [[0x11_u16; 32], [0x88; 32]].concat();
+    let w = client.buffer_of(&words, &[2, 32], 0).unwrap();
+    for (shape, dims, fits) in [("2x2", [2, 2], true), ("2x5", [2, 5], false), ("1x2", [1, 2], false)] {
+        let program = client.compile(of(shape).as_bytes(), &CompileOptions::default()).unwrap();
+        let scales = [0.5_f32, 2.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0].map(half::bf16::from_f32);
+        let count = usize::try_from(dims[0] * dims[1]).unwrap();
+        let scales = client.buffer_of(&scales[..count], &dims, 0).unwrap();
+        let outputs = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w), Argument::Keep(&scales)]]);
+        match outputs {
+            Ok(outputs) if fits => assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [80.0, 0.0, 80.0, 0.0]),
+            Err(error) if !fits => assert!(error.to_string().contains("do not go with weights"), "{error}"),
+            other => panic!("{shape}: {:?}", other.is_ok()),
+        }
+    }
+}

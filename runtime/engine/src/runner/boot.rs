@@ -244,7 +244,7 @@ fn supported(plan: &Plan) -> Result<(), BootError> {
         return unsupported("speculative.method", speculative.method.clone(), reason);
     }
     if let Some(method) = plan.model.quantization.as_ref().filter(|name| name.parse::<Quantization>().is_err()) {
-        let reason = "it loads unquantized checkpoints, and quantizes them to `int8` alone";
+        let reason = "it loads unquantized checkpoints, and quantizes them to `int8` or `int4` alone";
         return unsupported("model.quantization", method.clone(), reason);
     }
     if plan.hardware.hosts > 1 {
@@ -390,6 +390,7 @@ fn element(dtype: DType) -> gemma4_pjrt::Result<ElementType> {
         DType::F8E4M3 => ElementType::F8E4M3FN,
         DType::F8E5M2 => ElementType::F8E5M2,
         DType::I8 => ElementType::S8,
+        DType::U16 => ElementType::U16,
         other => {
             return Err(gemma4_pjrt::Error::Arguments(format!("weights of type {other} have no place on devices")));
         }

@@ -22,7 +22,9 @@ pub enum Kernels {
 
 /// `x [T, in] * weight [out, in]^T` for one weight or several, summed in f32. Operands are `x` and the weights of one type, float32
 /// or bfloat16; a weight, here and below, may also be integers of eight bits with an operand `[out]` of float32 behind it, which
-/// the sums are multiplied by; the results `[T, out]`, as many as there are weights, are of that type or float32.
+/// the sums are multiplied by, or words of 16 bits with an operand `[out, in / 32]` of bfloat16 behind it, as
+/// [`Quantization::Int4`](crate::quantization::Quantization::Int4) says; the results `[T, out]`, as many as there are weights, are of
+/// that type or float32.
 pub const LINEAR: &str = "gemma4.linear.v2";
 
 /// `gelu(x * gate^T) * (x * up^T)`. Operands are `x [T, in]`, `gate` and `up` `[out, in]` of one type, float32 or bfloat16; both

@@ -31,15 +31,14 @@ pub(super) fn rms_norm(b: &mut Builder, x: Value, weight: Option<Value>, eps: f6
     b.convert(normed, shape.element())
 }
 
-/// `x [.., in] * weight [out, in]^T`, summed in f32, times the scales of the rows of `weight`, and returned in `result`.
+/// `x [.., in] * weight [out, in]^T`, summed in f32, times the scales of whole rows of `weight`, and returned in `result`.
 pub(super) fn linear(b: &mut Builder, x: Value, weight: Matrix, result: ElementType) -> Result<Value, HloError> {
     let contracted = b.shape(x)?.rank().saturating_sub(1);
     let element = b.shape(x)?.element();
-    // Every type that steps are computed in has all integers of eight bits.
-    let values = if weight.scales.is_some() { b.convert(weight.values, element)? } else { weight.values };
+    let (values, scales) = weight.factors(b, element)?;
     let mut product =
         b.dot_general(x, values, &DotDimensions::contract(contracted, 1), ElementType::F32, Precision::Default)?;
-    if let Some(scales) = weight.scales {
+    if let Some(scales) = scales {
         let scales = b.broadcast_like(scales, product, &[contracted])?;
         product = b.multiply(product, scales)?;
     }

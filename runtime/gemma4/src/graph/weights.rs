@@ -85,10 +85,14 @@ pub(super) fn list(config: &Config, options: &StepOptions) -> Result<Vec<StepPar
         let stacked = stack.map(|stack| stack.len() as u64);
         for array in arrays(tensor, &placement, options.dtype, options.quantization) {
             let dims: Vec<u64> = stacked.into_iter().chain(array.shape).collect();
-            let (name, element) = match array.content {
-                Content::Elements if array.dtype == crate::DType::I8 => (tensor.name.clone(), ElementType::S8),
-                Content::Elements => (tensor.name.clone(), element),
-                Content::Scales => (format!("{}.scales", tensor.name), ElementType::F32),
+            let name = match array.content {
+                Content::Elements => tensor.name.clone(),
+                Content::Scales => format!("{}.scales", tensor.name),
+            };
+            let element = match array.dtype {
+                crate::DType::I8 => ElementType::S8,
+                crate::DType::U16 => ElementType::U16,
+                dtype => element_type(dtype).unwrap_or(element),
             };
             let role = ParameterRole::Weight { role: tensor.role, layers: layers.clone(), content: array.content };
             parameters.push(StepParameter::new(name, role, Shape::new(element, dims)));

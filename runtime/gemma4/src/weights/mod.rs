@@ -18,6 +18,7 @@ mod bytes;
 mod convert;
 mod error;
 mod gate;
+mod groups;
 mod load;
 mod open;
 mod quantize;

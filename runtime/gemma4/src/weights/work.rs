@@ -14,7 +14,7 @@ use super::quantize::Rows;
 use super::slice::Slice;
 use crate::DType;
 use crate::checkpoint::Matched;
-use crate::quantization::{Array, Content, arrays, of_rows};
+use crate::quantization::{Array, arrays, of_rows};
 use crate::sharding::{Placement, ShardingError, place};
 use crate::tensors::Role;
 
@@ -31,7 +31,7 @@ pub(super) struct Work<'a> {
     pub(super) array: Array,
     /// The rows that are quantized.
     quantized: Option<Rows>,
-    /// Which elements; which rows, where the array has a number for each.
+    /// Which elements, also where the array has words or scales of groups of them; which rows, where it has a number for each.
     slice: Slice,
 }
 
@@ -67,10 +67,11 @@ impl<'a> Work<'a> {
         (placement, array): (&Placement, Array),
     ) -> Result<(), WeightsError> {
         let Some(first) = matched.first() else { return Ok(()) };
-        let quantized = Rows::of(&first.tensor, &array);
-        let (tensor, split) = match array.content {
-            Content::Elements => (first.tensor.clone(), placement.clone()),
-            Content::Scales => of_rows(&first.tensor, placement),
+        let quantized = Rows::of(&first.tensor, placement, &array, target.quantization);
+        let (tensor, split) = if quantized.is_some_and(Rows::are_wanted) {
+            of_rows(&first.tensor, placement)
+        } else {
+            (first.tensor.clone(), placement.clone())
         };
         // Rows are quantized as float32, whatever they are stored as.
         let dtype = if quantized.is_some() { DType::F32 } else { target.dtype };
@@ -106,8 +107,7 @@ impl<'a> Work<'a> {
 
     /// Bytes of the part in the type asked for.
     pub(super) fn bytes(&self) -> u64 {
-        let elements = (self.slice.elements() as u64).saturating_mul(self.members.len() as u64);
-        self.array.dtype.bytes(elements).unwrap_or(u64::MAX)
+        self.array.bytes().saturating_mul(self.members.len() as u64)
     }
 
     /// Bytes of the buffer that the part needs; 0 if the file itself can be handed out.

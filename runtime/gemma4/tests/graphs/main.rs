@@ -112,12 +112,16 @@ fn quantized_weights() {
     let config = published("e2b");
     let mut decode = options(&config, 1, DType::Bf16, DType::Bf16, LayerForm::Unrolled);
     (decode.tokens, decode.query_tile) = (16, 16);
-    (decode.quantization, decode.kernels) = (Some(Quantization::Int8), Kernels::Cpu);
-    check("e2b-int8-decode-unrolled-1", &config, &decode);
+    for quantization in Quantization::ALL {
+        (decode.quantization, decode.kernels) = (Some(quantization), Kernels::Cpu);
+        check(&format!("e2b-{quantization}-decode-unrolled-1"), &config, &decode);
+    }
     let config = published("26b-a4b");
     let looped = options(&config, 4, DType::Bf16, DType::F8E4M3, LayerForm::Looped);
-    let looped = StepOptions { quantization: Some(Quantization::Int8), ..looped };
-    check("26b-a4b-int8-looped-4", &config, &looped);
+    for quantization in Quantization::ALL {
+        let looped = StepOptions { quantization: Some(quantization), ..looped.clone() };
+        check(&format!("26b-a4b-{quantization}-looped-4"), &config, &looped);
+    }
 }
 
 #[test]

@@ -245,12 +245,14 @@ fn narrow_types() {
         let prompts = prompts(name);
         let torch = golden::bf16_last_logits(name);
         let mut lines = Vec::new();
-        let int8 = Some(Quantization::Int8);
+        let (int8, int4) = (Some(Quantization::Int8), Some(Quantization::Int4));
         for (label, dtype, quantization, kv_dtype, kernels, factor) in [
             ("bfloat16", DType::Bf16, None, DType::Bf16, Kernels::Hlo, 2.0),
             ("bfloat16, own kernels", DType::Bf16, None, DType::Bf16, Kernels::Cpu, 2.0),
             ("int8 weights", DType::Bf16, int8, DType::Bf16, Kernels::Hlo, 3.0),
             ("int8 weights, own kernels", DType::Bf16, int8, DType::Bf16, Kernels::Cpu, 3.0),
+            ("int4 weights", DType::Bf16, int4, DType::Bf16, Kernels::Hlo, 30.0),
+            ("int4 weights, own kernels", DType::Bf16, int4, DType::Bf16, Kernels::Cpu, 30.0),
             ("fp8_e4m3 cache", DType::F32, None, DType::F8E4M3, Kernels::Hlo, f32::INFINITY),
             ("fp8_e4m3 cache, own kernels", DType::F32, None, DType::F8E4M3, Kernels::Cpu, f32::INFINITY),
             ("fp8_e5m2 cache", DType::F32, None, DType::F8E5M2, Kernels::Hlo, f32::INFINITY),

@@ -115,6 +115,7 @@ fn element(dtype: DType) -> ElementType {
         DType::F8E4M3 => ElementType::F8E4M3FN,
         DType::F8E5M2 => ElementType::F8E5M2,
         DType::I8 => ElementType::S8,
+        DType::U16 => ElementType::U16,
         other => panic!("{other}"),
     }
 }

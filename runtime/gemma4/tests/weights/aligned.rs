@@ -74,13 +74,15 @@ fn only_file(folder: &Path) -> PathBuf {
 fn aligned_parts_are_those_of_the_checkpoint() {
     for name in FIXTURES {
         let checkpoint = opened(name);
-        let int8 = Some(Quantization::Int8);
+        let (int8, int4) = (Some(Quantization::Int8), Some(Quantization::Int4));
         for (devices, dtype, quantization, layout) in [
             (1, DType::Bf16, None, Layout::PerLayer),
             (2, DType::F32, None, Layout::PerLayer),
             (4, DType::Bf16, None, Layout::Stacked),
             (2, DType::Bf16, int8, Layout::PerLayer),
             (4, DType::Bf16, int8, Layout::Stacked),
+            (2, DType::Bf16, int4, Layout::PerLayer),
+            (4, DType::F32, int4, Layout::Stacked),
         ] {
             let ranks: Vec<u64> = (0..devices).collect();
             let target = Target { quantization, ..target(devices, dtype) };
@@ -123,9 +125,11 @@ fn another_target_has_another_file() {
         let ranks: Vec<u64> = (0..devices).collect();
         aligned(&checkpoint, &target(devices, dtype), &LoadOptions::new(&ranks), folder.path());
     }
-    let quantized = Target { quantization: Some(Quantization::Int8), ..target(1, DType::Bf16) };
-    aligned(&checkpoint, &quantized, &LoadOptions::new(&[0]), folder.path());
-    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4);
+    for quantization in Quantization::ALL {
+        let quantized = Target { quantization: Some(quantization), ..target(1, DType::Bf16) };
+        aligned(&checkpoint, &quantized, &LoadOptions::new(&[0]), folder.path());
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 5);
 }
 
 #[test]

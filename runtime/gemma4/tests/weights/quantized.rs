@@ -1,4 +1,4 @@
-//! Integers and scales of rows, beside what the rule of the documentation makes of the file.
+//! Integers and scales of rows and of groups, beside what the rule of the documentation makes of the file.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,9 +16,13 @@ use crate::data::{FIXTURES, edited, fixture, open, target, whole};
 type Arrays = BTreeMap<(String, Content), (DType, Vec<u64>, Vec<u8>)>;
 
 fn load(folder: &Path, devices: u64, dtype: DType) -> Vec<Arrays> {
+    load_as(Quantization::Int8, folder, devices, dtype)
+}
+
+fn load_as(quantization: Quantization, folder: &Path, devices: u64, dtype: DType) -> Vec<Arrays> {
     let checkpoint = open(folder, Selection::default()).expect("a good checkpoint");
     let ranks: Vec<u64> = (0..devices).collect();
-    let target = Target { quantization: Some(Quantization::Int8), ..target(devices, dtype) };
+    let target = Target { quantization: Some(quantization), ..target(devices, dtype) };
     let arrays: Mutex<Vec<Arrays>> = Mutex::new(ranks.iter().map(|_| Arrays::new()).collect());
     let outcome = checkpoint.load::<()>(&target, &LoadOptions::new(&ranks), |part| {
         for rank in &part.ranks {
@@ -141,4 +145,167 @@ fn rows_that_are_hard_to_scale() {
     assert_eq!((scales[2] > 1e36, row(2)), (true, vec![127, 0, -127, 0]));
     assert_eq!((scales[3], row(3)), (1.0, vec![0, 127, 2, -4]));
     assert_eq!((scales[4], row(4)), (f32::INFINITY, vec![0; 4]));
+}
+
+/// The integers of rows of words, block after block, with those that fill up the last one.
+fn unpacked(words: &[u8], shape: &[u64]) -> Vec<Vec<i8>> {
+    let words_of_row = usize::try_from(*shape.last().expect("a row")).expect("small");
+    let integer = |bits: u8| if bits < 8 { bits.cast_signed() } else { bits.cast_signed() - 16 };
+    let row = |row: &[u8]| -> Vec<i8> {
+        let groups = row.chunks(64).flat_map(|block| (0..4).map(move |group| (block, group)));
+        // The lower byte of a word is in front, with the integers of the first two groups.
+        let of_group = |(block, group): (&[u8], usize)| {
+            (0..32).map(|at| integer(block[2 * at + group / 2] >> (4 * (group % 2)) & 15)).collect::<Vec<i8>>()
+        };
+        groups.flat_map(of_group).collect()
+    };
+    words.chunks(2 * words_of_row).map(row).collect()
+}
+
+#[test]
+fn integers_of_groups_are_the_nearest_ones() {
+    for name in FIXTURES {
+        let loaded = load_as(Quantization::Int4, &fixture(name), 1, DType::F32);
+        let (tensors, int8) = (whole(&fixture(name)), load(&fixture(name), 1, DType::F32));
+        let (mut packed, mut filled_up) = (0, 0);
+        for ((tensor, content), (dtype, shape, bytes)) in &loaded[0] {
+            if *dtype != DType::U16 {
+                // Norms and the like, what is looked up, and rows that are not made of groups.
+                let of_packed = loaded[0][&(tensor.clone(), Content::Elements)].0 == DType::U16;
+                assert_eq!(of_packed, *content == Content::Scales && *dtype == DType::Bf16, "{tensor}");
+                let same = int8[0][&(tensor.clone(), *content)] == (*dtype, shape.clone(), bytes.clone());
+                let whole_groups = tensors[tensor].shape.last().is_some_and(|width| width % 32 == 0);
+                assert!(of_packed || same, "{tensor}");
+                assert!(*dtype != DType::I8 || !whole_groups || tensor.contains("embed_tokens"), "{tensor}");
+                continue;
+            }
+            let (_, scales_shape, scales) = &loaded[0][&(tensor.clone(), Content::Scales)];
+            let width = *tensors[tensor].shape.last().expect("a row");
+            let (rows, last) = shape.split_at(shape.len() - 1);
+            assert_eq!(scales_shape, &[rows, &[width as u64 / 32]].concat(), "{tensor}");
+            assert_eq!(last, [width.div_ceil(128) as u64 * 32], "{tensor}");
+            let rows = numbers(&tensors[tensor].bytes);
+            let scales = numbers(scales);
+            for ((row, integers), scales) in
+                rows.chunks(width).zip(unpacked(bytes, shape)).zip(scales.chunks(width / 32))
+            {
+                for ((group, integers), scale) in row.chunks(32).zip(integers.chunks(32)).zip(scales) {
+                    let largest = group.iter().fold(0.0, |most: f64, number| most.max(number.abs()));
+                    // Numbers of bfloat16 and their eighths are bfloat16.
+                    assert!((scale.abs() * 8.0 - largest).abs() == 0.0, "{tensor}: {scale} for {largest}");
+                    for (number, integer) in group.iter().zip(integers) {
+                        let off = (number - f64::from(*integer) * scale).abs() / scale.abs();
+                        assert!(off <= 0.5 || (*integer == 7 && off <= 1.0), "{tensor}: {number} is {integer}");
+                    }
+                    assert!(largest == 0.0 || integers.contains(&-8), "{tensor}");
+                }
+                assert!(integers[width..].iter().all(|integer| *integer == 0), "{tensor}");
+                filled_up += usize::from(integers.len() > width);
+            }
+            packed += 1;
+        }
+        assert!(packed > 10 && filled_up > 0, "{name}: {packed}, {filled_up}");
+    }
+}
+
+/// However rows are split: the same integers and scales, as far as parts of rows are whole groups; else eight bits, as without groups.
+#[test]
+fn devices_have_parts_of_the_same_groups() {
+    let mut in_eight_bits = 0;
+    for name in FIXTURES {
+        let checkpoint = open(&fixture(name), Selection::default()).expect("a good checkpoint");
+        let whole = &load_as(Quantization::Int4, &fixture(name), 1, DType::Bf16)[0];
+        for devices in [2, 4] {
+            let ranks = load_as(Quantization::Int4, &fixture(name), devices, DType::Bf16);
+            let int8 = load(&fixture(name), devices, DType::Bf16);
+            for tensor in checkpoint.tensors() {
+                let split = match tensor.role {
+                    Role::QProj | Role::GateProj | Role::UpProj => 0,
+                    Role::OProj | Role::DownProj => 1,
+                    Role::ExpertsDown => 2,
+                    _ => continue,
+                };
+                let key = |content| (tensor.name.clone(), content);
+                let last = tensor.shape.len() - 1;
+                let width = tensor.shape[last] / if split == last { devices } else { 1 };
+                if width % 32 != 0 {
+                    for content in [Content::Elements, Content::Scales] {
+                        let same =
+                            ranks.iter().zip(&int8).all(|(int4, int8)| int4[&key(content)] == int8[&key(content)]);
+                        assert!(same, "{} of {devices}", tensor.name);
+                    }
+                    in_eight_bits += usize::from(whole[&key(Content::Elements)].0 == DType::U16);
+                    continue;
+                }
+                let rows = |arrays: &Arrays| -> Vec<(Vec<i8>, Vec<u8>)> {
+                    let (dtype, shape, words) = &arrays[&key(Content::Elements)];
+                    assert_eq!(*dtype, DType::U16, "{} of {devices}", tensor.name);
+                    let scales = &arrays[&key(Content::Scales)].2;
+                    let integers = unpacked(words, shape);
+                    let each = scales.len() / integers.len();
+                    let groups = each / 2 * 32;
+                    integers
+                        .into_iter()
+                        .map(|row| row[..groups].to_vec())
+                        .zip(scales.chunks(each).map(<[u8]>::to_vec))
+                        .collect()
+                };
+                let (expected, parts): (_, Vec<_>) = (rows(whole), ranks.iter().map(rows).collect());
+                let joined: Vec<(Vec<i8>, Vec<u8>)> = if split == last {
+                    let row = |row: usize| {
+                        let of = parts.iter().map(|part| &part[row]);
+                        (
+                            of.clone().flat_map(|part| part.0.clone()).collect(),
+                            of.flat_map(|part| part.1.clone()).collect(),
+                        )
+                    };
+                    (0..expected.len()).map(row).collect()
+                } else {
+                    parts.concat()
+                };
+                assert!(joined == expected, "{} of {devices}", tensor.name);
+            }
+        }
+    }
+    assert!(in_eight_bits > 0, "no row is cut within a group");
+}
+
+#[test]
+fn groups_that_are_hard_to_scale() {
+    let name = "model.language_model.layers.0.mlp.down_proj.weight";
+    let rows: [&[f32]; 7] = [
+        &[0.0, -0.0],
+        &[1e-40, -1e-40],
+        &[f32::MAX, 1.0, f32::MIN],
+        &[f32::NAN, 8.0, 2.5, -3.5, -8.0, -7.4],
+        &[f32::INFINITY, 3.0],
+        // The first of two that are as large decides.
+        &[-4.0, 4.0, 0.25, -0.75],
+        // 1.003 is 1.0 as bfloat16.
+        &[8.024, -7.52, -7.48],
+    ];
+    let folder = edited("tiny-e2b", |tensors| {
+        let tensor = tensors.get_mut(name).expect("a matrix");
+        let width = tensor.shape[1];
+        tensor.dtype = safetensors::Dtype::F32;
+        let all = (0..tensor.shape[0]).flat_map(|row| {
+            let row: &[f32] = rows.get(row).copied().unwrap_or_default();
+            // In the second group of each row.
+            std::iter::repeat_n(0.0, 32).chain(row.iter().copied()).chain(std::iter::repeat(0.0)).take(width)
+        });
+        tensor.bytes = all.flat_map(f32::to_le_bytes).collect();
+    });
+    let arrays = &load_as(Quantization::Int4, folder.path(), 1, DType::F32)[0];
+    let (_, shape, words) = &arrays[&(name.to_owned(), Content::Elements)];
+    let scales = numbers(&arrays[&(name.to_owned(), Content::Scales)].2);
+    let integers = unpacked(words, shape);
+    let row = |row: usize| (scales[row * 2 + 1], &integers[row][32..38]);
+    assert!(scales.iter().step_by(2).all(|scale| scale.to_bits() == 0));
+    assert_eq!(row(0), (0.0, [0; 6].as_slice()));
+    assert!(row(1).0.abs() < 1e-40 && row(1).0.is_finite());
+    assert_eq!((row(2).0 < -1e37, row(2).1), (true, [-8, 0, 7, 0, 0, 0].as_slice()));
+    assert_eq!(row(3), (-1.0, [0, -8, -2, 4, 7, 7].as_slice()));
+    assert_eq!(row(4), (f64::NEG_INFINITY, [0; 6].as_slice()));
+    assert_eq!(row(5), (0.5, [-8, 7, 0, -2, 0, 0].as_slice()));
+    assert_eq!(row(6), (-1.0, [-8, 7, 7, 0, 0, 0].as_slice()));
 }

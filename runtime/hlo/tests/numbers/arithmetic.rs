@@ -191,6 +191,7 @@ pub(crate) fn all() -> Vec<Case> {
                 &[3.0, -1.0, 448.0],
                 &[1_076_887_552.0, -1_081_606_144.0, 1_138_753_536.0],
                 &[0.0, 0.0, 0x30 as f32, 0x40 as f32],
+                &[0.0, 0x4030 as f32, 0.0, 0x403 as f32],
             ],
             |b, args| {
                 let bits = b.bitcast_convert(args[0], ElementType::S32)?;
@@ -209,6 +210,11 @@ pub(crate) fn all() -> Vec<Case> {
                 let same = b.broadcast_scalar(same, &[4])?;
                 let zero = b.splat(0_u8, &[4])?;
                 results.push(b.select(same, bytes, zero)?);
+                // The halves of the first number, and the bits of the upper one moved down.
+                let halves = b.bitcast_convert(first, ElementType::U16)?;
+                let down = b.splat(4_u16, &[2])?;
+                let down = b.shift_right_logical(halves, down)?;
+                results.push(b.concatenate(&[halves, down], 0)?);
                 Ok(results)
             },
         ),
