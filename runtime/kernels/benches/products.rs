@@ -1,6 +1,6 @@
 //! Speed of the products alone.
 //!
-//! `cargo bench -p gemma4-kernels --bench products`; with `-- 32`, those of 32 rows alone; with `-- int8` or `-- int4`, of
+//! `cargo bench -p gemma4-kernels --bench products`; with `-- bounds`, what the machine allows alone; with `-- 32`, those of 32 rows alone; with `-- int8` or `-- int4`, of
 //! integers.
 
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints, and stops where it cannot go on")]
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use gemma4_kernels::Weights;
 use gemma4_kernels::linear::Inputs;
+use gemma4_kernels::profile::bounds;
 use gemma4_model::quantization::{GROUP, packed_words};
 use half::bf16;
 
@@ -19,6 +20,15 @@ fn values(count: usize, modulus: usize) -> Vec<bf16> {
 fn main() {
     let wanted: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let [int8, int4] = ["int8", "int4"].map(|name| std::env::args().any(|argument| argument == name));
+    if std::env::args().any(|argument| argument == "bounds") {
+        let bounds = bounds();
+        println!(
+            "memory is read at {:.1} GB/s, products are made at {:.0} GFLOP/s",
+            bounds.bytes_per_second / 1e9,
+            bounds.operations_per_second / 1e9
+        );
+        return;
+    }
     println!("rows  width  columns        ms   GFLOP/s  GB/s of weights");
     for (tokens, width, rows) in [
         (1, 1024, 8192),

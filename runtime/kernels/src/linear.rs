@@ -29,8 +29,10 @@ const PANELS_FROM: usize = 12;
 /// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
 /// long for another's last.
 const PIECE: usize = 64 << 10;
-/// The same with one row of input, which takes less time for each.
+/// The same with one row of input at most, which takes less time for each.
 const PIECE_OF_ONE: usize = 512 << 10;
+/// Bytes of a matrix that one thread reads before another has begun.
+const LEAST_OF_ONE: usize = 32 << 10;
 /// The same with tiles, of which the next ones are fetched while some are multiplied.
 const PIECE_OF_TILES: usize = 256 << 10;
 /// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
@@ -382,7 +384,7 @@ impl Form {
 /// Columns that a thread takes at a time.
 pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width: usize) -> usize {
     let (piece, tiles) = match Form::of::<W>(tokens) {
-        Form::Few if tokens == 1 => (PIECE_OF_ONE, TILES_OF_ONE),
+        Form::Few if tokens == 1 => return columns_of_one(weights, width),
         Form::Few => (PIECE, TILES),
         Form::Tiles if tokens < BLOCKED_FROM => (PIECE_OF_TILES, LEAST_COLUMNS),
         #[cfg(target_arch = "x86_64")]
@@ -393,8 +395,16 @@ pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width:
         _ => return COLUMNS,
     };
     // More than one row of input meets widened weights.
-    let row = if tokens == 1 { weights.row_bytes(width) } else { width * size_of::<W>() };
-    (piece / row.max(1)).max(1).next_multiple_of(tiles)
+    (piece / (width * size_of::<W>()).max(1)).max(1).next_multiple_of(tiles)
+}
+
+/// The same for one row of input, which takes as long as its weights take to be read: as much for each thread.
+fn columns_of_one<W: Number>(weights: &Weights<'_, W>, width: usize) -> usize {
+    let rows = weights.rows(width).unwrap_or(0);
+    let bytes = rows * weights.row_bytes(width);
+    let threads = if bytes < LEAST_OF_ONE { 1 } else { threads::count() };
+    let pieces = bytes.div_ceil(PIECE_OF_ONE).max(1).next_multiple_of(threads);
+    rows.div_ceil(pieces).max(1).next_multiple_of(TILES_OF_ONE)
 }
 
 /// Rows from which on tiles pay.
