@@ -192,6 +192,7 @@ fn input(load: &Load, config: &Config, options: &StepOptions, which: StepInput) 
         }
         StepInput::FirstBlock(kind) => vec![layout(kind).1; size(sequences)],
         StepInput::LogitRows => (0..sequences).map(|sequence| (sequence + 1) * each - 1).collect(),
+        StepInput::NumLogitRows => vec![sequences],
         StepInput::LogitItems => (0..sequences).flat_map(|sequence| [sequence, 1, sequence]).collect(),
         StepInput::NumLogitItems => vec![sequences],
     };

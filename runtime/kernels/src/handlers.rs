@@ -52,12 +52,12 @@ pub(crate) struct Linear;
 
 impl Handler for Linear {
     fn call(call: &mut Call<'_>) -> Result<(), String> {
-        let ([x, weights @ ..], Some(to)) = (call.operands.as_slice(), call.outputs.first().map(Output::element))
+        let ([x, weights @ .., real], Some(to)) = (call.operands.as_slice(), call.outputs.first().map(Output::element))
         else {
-            return Err(format!("{LINEAR} takes rows and weights, and gives results"));
+            return Err(format!("{LINEAR} takes rows, weights and how many rows are real, and gives results"));
         };
-        let outs = call.outputs.as_mut_slice();
-        match (x.element(), to) {
+        let (x, outs) = (Real::new(x, real)?, call.outputs.as_mut_slice());
+        match (x.of.element(), to) {
             (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weights, outs),
             (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weights, outs),
             (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weights, outs),
@@ -67,7 +67,7 @@ impl Handler for Linear {
 }
 
 fn linear<X: Number, Y: Number>(
-    x: &Operand<'_>,
+    x: Real<'_, '_>,
     weights: &[Operand<'_>],
     outs: &mut [Output<'_>],
 ) -> Result<(), String> {
@@ -77,13 +77,47 @@ fn linear<X: Number, Y: Number>(
     }
     let mut products = Vec::with_capacity(matrices.len());
     for (matrix, out) in matrices.into_iter().zip(outs) {
-        products.push((matrix, out.values::<Y>()?));
+        products.push((matrix, x.results(out.values::<Y>()?)));
     }
     inputs.products(products).map_err(|error| error.to_string())
 }
 
 /// Weights, and their dimensions `[.., out, in]`.
 type Matrix<'a, X> = (Weights<'a, X>, Vec<i64>);
+
+/// Rows of which the first ones are real.
+#[derive(Clone, Copy)]
+struct Real<'a, 'o> {
+    of: &'a Operand<'o>,
+    /// How many, with those that are not.
+    all: usize,
+    count: usize,
+}
+
+impl<'a, 'o> Real<'a, 'o> {
+    /// Rows, and how many are real: more than there are is as many as there are.
+    fn new(of: &'a Operand<'o>, real: &Operand<'_>) -> Result<Self, String> {
+        let all = dim(of.dims(), 0)?;
+        Ok(Real { of, all, count: scalar(real)?.min(all) })
+    }
+
+    /// The real ones of an array of as many rows.
+    fn part<'v, T>(&self, values: &'v [T]) -> &'v [T] {
+        &values[..values.len().checked_div(self.all).unwrap_or(0) * self.count]
+    }
+
+    fn values<T: gemma4_pjrt::Element>(&self) -> Result<&'a [T], String> {
+        Ok(self.part(self.of.values()?))
+    }
+
+    /// Those of an array of results, in which others become 0.
+    fn results<'r, T: Number>(&self, values: &'r mut [T]) -> &'r mut [T] {
+        let each = values.len().checked_div(self.all).unwrap_or(0);
+        let (real, others) = values.split_at_mut(each * self.count);
+        others.fill(T::default());
+        real
+    }
+}
 
 /// Operands that are weights, those of integers or of words that hold some each with its scales behind it.
 fn matrices<'a, X: Number>(name: &str, operands: &'a [Operand<'_>]) -> Result<Vec<Matrix<'a, X>>, String> {
@@ -119,9 +153,10 @@ fn matrices<'a, X: Number>(name: &str, operands: &'a [Operand<'_>]) -> Result<Ve
 /// The rows of `x`, and the weights, if all are as wide.
 fn inputs<'a, X: Number>(
     name: &str,
-    x: &'a Operand<'_>,
+    rows: Real<'a, '_>,
     weights: &'a [Operand<'_>],
 ) -> Result<(Inputs<'a, X>, Vec<Weights<'a, X>>), String> {
+    let x = rows.of;
     let width = x.dims().last().copied().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
     let matrices = matrices::<X>(name, weights)?;
     for (_, dims) in &matrices {
@@ -129,7 +164,7 @@ fn inputs<'a, X: Number>(
             return Err(format!("{name}: rows {:?} do not go with weights {dims:?}", x.dims()));
         }
     }
-    Ok((Inputs::new(x.values::<X>()?, width), matrices.into_iter().map(|(matrix, _)| matrix).collect()))
+    Ok((Inputs::new(rows.values::<X>()?, width), matrices.into_iter().map(|(matrix, _)| matrix).collect()))
 }
 
 /// [`GATED`].
@@ -146,12 +181,13 @@ impl Handler for Gated {
 }
 
 fn gated<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
-    let ([x, weights @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-        return Err(format!("{GATED} gives one result"));
+    let ([x, weights @ .., real], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{GATED} takes rows, weights and how many rows are real, and gives one result"));
     };
+    let x = Real::new(x, real)?;
     let (inputs, matrices) = inputs::<X>(GATED, x, weights)?;
     let [gate, up] = matrices.as_slice() else { return Err(format!("{GATED} takes two matrices")) };
-    inputs.gated(gate, up, out.values::<X>()?).map_err(|error| error.to_string())
+    inputs.gated(gate, up, x.results(out.values::<X>()?)).map_err(|error| error.to_string())
 }
 
 /// [`GATED_ROWS`].
@@ -168,14 +204,15 @@ impl Handler for GatedRows {
 }
 
 fn gated_rows<X: Number>(call: &mut Call<'_>) -> Result<(), String> {
-    let ([x, gate @ .., rows, layer], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-        return Err(format!("{GATED_ROWS} takes four operands or five and gives one result"));
+    let ([x, gate @ .., rows, layer, real], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{GATED_ROWS} takes five operands or six and gives one result"));
     };
+    let x = Real::new(x, real)?;
     let (layers, width, layer) = (dim(rows.dims(), 1)?, dim(rows.dims(), 2)?, scalar(layer)?);
     let (inputs, matrices) = inputs::<X>(GATED_ROWS, x, gate)?;
     let [gate] = matrices.as_slice() else { return Err(format!("{GATED_ROWS} takes one matrix")) };
-    let rows = LayerRows { values: rows.values()?, layers, width, layer };
-    inputs.gated_rows(gate, &rows, out.values::<X>()?).map_err(|error| error.to_string())
+    let rows = LayerRows { values: x.part(rows.values()?), layers, width, layer };
+    inputs.gated_rows(gate, &rows, x.results(out.values::<X>()?)).map_err(|error| error.to_string())
 }
 
 /// [`NORM`].
@@ -193,18 +230,20 @@ impl Handler for Norm {
 
 fn norm<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
     let eps = call.attributes.f32("eps")?;
-    let ([x, weight, residual @ ..], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
-        return Err(format!("{NORM} takes two operands or three and gives one result"));
+    let ([x, weight, residual @ .., real], [out]) = (call.operands.as_slice(), call.outputs.as_mut_slice()) else {
+        return Err(format!("{NORM} takes three operands or four and gives one result"));
     };
+    let rows = Real::new(x, real)?;
     let residual = match residual {
         [] => None,
-        [residual] => Some(residual.values::<W>()?),
-        _ => return Err(format!("{NORM} takes two operands or three")),
+        [residual] => Some(rows.part(residual.values::<W>()?)),
+        _ => return Err(format!("{NORM} takes three operands or four")),
     };
     if x.dims().last() != weight.dims().last() {
         return Err(format!("{NORM}: rows {:?} do not go with a weight {:?}", x.dims(), weight.dims()));
     }
-    rms_norm(x.values::<W>()?, weight.values()?, residual, eps, out.values()?).map_err(|error| error.to_string())
+    let out = rows.results(out.values::<W>()?);
+    rms_norm(rows.values::<W>()?, weight.values()?, residual, eps, out).map_err(|error| error.to_string())
 }
 
 /// [`HEADS`].
@@ -222,12 +261,13 @@ impl Handler for NormHeads {
 
 fn heads<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
     let eps = call.attributes.f32("eps")?;
-    let [cos, sin, queries, norm, stored @ ..] = call.operands.as_slice() else {
-        return Err(format!("{HEADS} takes cosines, sines, queries and their norm"));
+    let [cos, sin, queries, norm, stored @ .., real] = call.operands.as_slice() else {
+        return Err(format!("{HEADS} takes cosines, sines, queries, their norm and how many rows are real"));
     };
     let width = dim(norm.dims(), 0)?;
-    let tokens = dim(cos.dims(), 0)?;
-    let turns = Turns { cos: cos.values()?, sin: sin.values()? };
+    let rows = Real::new(cos, real)?;
+    let tokens = rows.all;
+    let turns = Turns { cos: rows.values()?, sin: rows.part(sin.values()?) };
     let side = |x: &Operand<'_>| {
         let is_one_row_each = x.dims().first() == cos.dims().first();
         if is_one_row_each { Ok(()) } else { Err(format!("{HEADS}: rows {:?} for {tokens} tokens", x.dims())) }
@@ -237,19 +277,21 @@ fn heads<W: Number>(call: &mut Call<'_>) -> Result<(), String> {
     }
     let sides: Vec<Side<'_, W>> = match stored {
         [] => Vec::new(),
-        [values] => vec![Side { x: values.values()?, norm: None }],
+        [values] => vec![Side { x: rows.part(values.values()?), norm: None }],
         [keys, norm, values] => {
-            vec![Side { x: keys.values()?, norm: Some(norm.values()?) }, Side { x: values.values()?, norm: None }]
+            let values = Side { x: rows.part(values.values()?), norm: None };
+            vec![Side { x: rows.part(keys.values()?), norm: Some(norm.values()?) }, values]
         }
         more => return Err(format!("{HEADS} takes no {} operands behind the queries' norm", more.len())),
     };
-    let queries = [Side { x: queries.values()?, norm: Some(norm.values()?) }];
+    let queries = [Side { x: rows.part(queries.values()?), norm: Some(norm.values()?) }];
     let (to, kept) = call.outputs.split_first_mut().ok_or_else(|| format!("{HEADS} gives queries"))?;
-    norm_heads(&queries, turns, width, eps, to.values::<W>()?).map_err(|error| error.to_string())?;
+    norm_heads(&queries, turns, width, eps, rows.results(to.values::<W>()?)).map_err(|error| error.to_string())?;
     match (sides.as_slice(), kept) {
         ([], []) => Ok(()),
         ([_, ..], [kept]) => {
-            norm_heads(&sides, turns, width, eps, kept.values::<W>()?).map_err(|error| error.to_string())
+            let kept = rows.results(kept.values::<W>()?);
+            norm_heads(&sides, turns, width, eps, kept).map_err(|error| error.to_string())
         }
         _ => Err(format!("{HEADS} gives a second result where there are values, and only there")),
     }

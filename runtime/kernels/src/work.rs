@@ -51,50 +51,61 @@ fn quantized(weights: &[Operand<'_>]) -> &'static str {
     }
 }
 
+/// How many rows are real, which the last operand tells.
+fn real(call: &Call<'_>) -> f64 {
+    let told = call.operands.last().and_then(|real| real.values::<i32>().ok()).and_then(|real| real.first().copied());
+    told.map_or(0.0, f64::from)
+}
+
+/// Operands from the second one on, without the last `behind`.
+fn between<'c, 'o>(call: &'c Call<'o>, behind: usize) -> &'c [Operand<'o>] {
+    call.operands.get(1..call.operands.len().saturating_sub(behind)).unwrap_or_default()
+}
+
 /// Rows times matrices `[out, in]`, some of them perhaps integers with scales behind them.
 fn product(name: &str, call: &Call<'_>, weights: &[Operand<'_>]) -> Work {
     let x = dims(call, 0);
-    let (rows, width) = (dim(x, 0), dim(x, 1));
+    let (rows, width) = (real(call), dim(x, 1));
     let columns: Vec<f64> = matrices(weights).map(|weight| dim(weight.dims(), 0)).collect();
     let names: Vec<String> = columns.iter().map(f64::to_string).collect();
     Work {
         name: format!("{name} {rows} x {width} -> {}{}", names.join(" + "), quantized(weights)),
-        bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+        bytes: weights.iter().map(operand).sum::<f64>()
+            + (call.operands.first().map_or(0.0, operand) + outputs(call)) * rows / dim(x, 0).max(1.0),
         operations: 2.0 * rows * width * columns.iter().sum::<f64>(),
     }
 }
 
 impl Counted for Linear {
     fn work(call: &Call<'_>) -> Work {
-        product("linear", call, call.operands.get(1..).unwrap_or_default())
+        product("linear", call, between(call, 1))
     }
 }
 
 impl Counted for Gated {
     fn work(call: &Call<'_>) -> Work {
-        product("gated", call, call.operands.get(1..).unwrap_or_default())
+        product("gated", call, between(call, 1))
     }
 }
 
 impl Counted for GatedRows {
     fn work(call: &Call<'_>) -> Work {
-        let others = call.operands.len().saturating_sub(2);
-        let work = product("gated rows", call, call.operands.get(1..others).unwrap_or_default());
+        let work = product("gated rows", call, between(call, 3));
         // Of the rows of all layers, those of one are read.
-        let rows =
-            call.operands.get(others).map_or(0.0, |rows| operand(rows) * (1.0 - 1.0 / dim(rows.dims(), 1).max(1.0)));
-        Work { bytes: work.bytes - rows, ..work }
+        let all = call.operands.len().checked_sub(3).and_then(|at| call.operands.get(at));
+        let rows = all.map_or(0.0, |rows| operand(rows) / (dim(rows.dims(), 0) * dim(rows.dims(), 1)).max(1.0));
+        Work { bytes: work.bytes + rows * real(call), ..work }
     }
 }
 
 impl Counted for Norm {
     fn work(call: &Call<'_>) -> Work {
         let width = dim(dims(call, 1), 0);
-        let elements: f64 = dims(call, 0).iter().map(|size| *size as f64).product();
-        let behind = if call.operands.len() > 2 { " + residual" } else { "" };
+        let behind = if call.operands.len() > 3 { " + residual" } else { "" };
+        let share = real(call) / dim(dims(call, 0), 0).max(1.0);
         Work {
-            name: format!("norm {} x {width}{behind}", elements / width.max(1.0)),
-            bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+            name: format!("norm {} x {width}{behind}", real(call)),
+            bytes: (call.operands.iter().map(operand).sum::<f64>() + outputs(call)) * share,
             operations: 0.0,
         }
     }
@@ -105,8 +116,9 @@ impl Counted for NormHeads {
         let queries = dims(call, 2);
         let kept = call.outputs.get(1).map(|kept| format!(" + {}", dim(kept.dims(), 1))).unwrap_or_default();
         Work {
-            name: format!("heads {} x {}{kept}", dim(queries, 0), dim(queries, 1)),
-            bytes: call.operands.iter().map(operand).sum::<f64>() + outputs(call),
+            name: format!("heads {} x {}{kept}", real(call), dim(queries, 1)),
+            bytes: (call.operands.iter().map(operand).sum::<f64>() + outputs(call)) * real(call)
+                / dim(queries, 0).max(1.0),
             operations: 0.0,
         }
     }

@@ -26,8 +26,9 @@ fn client() -> Option<Client> {
 fn program() -> String {
     format!(
         "func.func public @main(%x: tensor<2x3xf32>, %w: tensor<2x3xf32>) -> tensor<2x2xf32> {{
-  %y = stablehlo.custom_call @{}(%x, %w) {{api_version = 4 : i32, backend_config = {{}}}}
-    : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x2xf32>
+  %rows = stablehlo.constant dense<2> : tensor<i32>
+  %y = stablehlo.custom_call @{}(%x, %w, %rows) {{api_version = 4 : i32, backend_config = {{}}}}
+    : (tensor<2x3xf32>, tensor<2x3xf32>, tensor<i32>) -> tensor<2x2xf32>
   return %y : tensor<2x2xf32>
 }}",
         gemma4_model::graph::LINEAR
@@ -38,8 +39,8 @@ fn program() -> String {
 fn quantized() -> String {
     program()
         .replace("%w: tensor<2x3xf32>", "%w: tensor<2x3xi8>, %s: tensor<2xf32>")
-        .replace("(%x, %w)", "(%x, %w, %s)")
-        .replace("(tensor<2x3xf32>, tensor<2x3xf32>)", "(tensor<2x3xf32>, tensor<2x3xi8>, tensor<2xf32>)")
+        .replace("(%x, %w,", "(%x, %w, %s,")
+        .replace("(tensor<2x3xf32>, tensor<2x3xf32>,", "(tensor<2x3xf32>, tensor<2x3xi8>, tensor<2xf32>,")
 }
 
 fn run(client: &Client, program: &gemma4_pjrt::LoadedExecutable) {
@@ -70,12 +71,32 @@ fn shapes_that_do_not_fit_fail_the_step() {
     let Some(client) = client() else { return };
     let text = program()
         .replace("%w: tensor<2x3xf32>", "%w: tensor<3x2xf32>")
-        .replace("(tensor<2x3xf32>, tensor<2x3xf32>)", "(tensor<2x3xf32>, tensor<3x2xf32>)");
+        .replace("(tensor<2x3xf32>, tensor<2x3xf32>,", "(tensor<2x3xf32>, tensor<3x2xf32>,");
     let program = client.compile(text.as_bytes(), &CompileOptions::default()).unwrap();
     let x = client.buffer_of(&[1.0_f32; 6], &[2, 3], 0).unwrap();
     let w = client.buffer_of(&[1.0_f32; 6], &[3, 2], 0).unwrap();
     let error = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w)]]).unwrap_err();
     assert!(error.to_string().contains("do not go with weights"), "{error}");
+}
+
+#[test]
+fn rows_that_are_not_real_become_zeros() {
+    let Some(client) = client() else { return };
+    let x = client.buffer_of(&[1.0_f32, 2.0, 3.0, f32::NAN, 5.0, 6.0], &[2, 3], 0).unwrap();
+    let w = client.buffer_of(&[1.0_f32, 0.0, -1.0, 0.5, 0.5, 0.5], &[2, 3], 0).unwrap();
+    let run = |real: &str| {
+        let text = program().replace("dense<2>", &format!("dense<{real}>"));
+        let program = client.compile(text.as_bytes(), &CompileOptions::default()).unwrap();
+        let outputs = program.execute(vec![vec![Argument::Keep(&x), Argument::Keep(&w)]]);
+        outputs.map(|outputs| outputs[0][0].to_vec::<f32>().unwrap())
+    };
+    assert_eq!(run("1").unwrap(), [-2.0, 3.0, 0.0, 0.0]);
+    assert_eq!(run("0").unwrap(), [0.0; 4]);
+    // More than there are is all of them.
+    let all = run("9").unwrap();
+    assert_eq!(all[..2], [-2.0, 3.0]);
+    assert!(all[2..].iter().all(|number| number.is_nan()), "{all:?}");
+    assert!(run("-1").unwrap_err().to_string().contains("-1 is not a count"));
 }
 
 #[test]
@@ -105,10 +126,10 @@ fn words_come_with_the_scales_of_groups() {
         program()
             .replace("%x: tensor<2x3xf32>", "%x: tensor<2x64xf32>")
             .replace("%w: tensor<2x3xf32>", &format!("%w: tensor<2x32xui16>, %s: tensor<{scales}xbf16>"))
-            .replace("(%x, %w)", "(%x, %w, %s)")
+            .replace("(%x, %w,", "(%x, %w, %s,")
             .replace(
-                "(tensor<2x3xf32>, tensor<2x3xf32>)",
-                &format!("(tensor<2x64xf32>, tensor<2x32xui16>, tensor<{scales}xbf16>)"),
+                "(tensor<2x3xf32>, tensor<2x3xf32>,",
+                &format!("(tensor<2x64xf32>, tensor<2x32xui16>, tensor<{scales}xbf16>,"),
             )
     };
     let x = client.buffer_of(&[1.0_f32; 128], &[2, 64], 0).unwrap();

@@ -74,6 +74,7 @@ pub struct Batch {
     items: Vec<i32>,
     num_items: [i32; 1],
     logit_rows: Vec<i32>,
+    num_logit_rows: [i32; 1],
     logit_items: Vec<i32>,
     num_logit_items: [i32; 1],
     sliding: KindInputs,
@@ -129,6 +130,7 @@ impl Batch {
             StepInput::Items => &self.items,
             StepInput::NumItems => &self.num_items,
             StepInput::LogitRows => &self.logit_rows,
+            StepInput::NumLogitRows => &self.num_logit_rows,
             StepInput::LogitItems => &self.logit_items,
             StepInput::NumLogitItems => &self.num_logit_items,
             StepInput::Slots(kind) => &self.kind(kind).slots,
@@ -161,6 +163,7 @@ impl Batch {
             num_items: [0],
             logit_rows: Vec::with_capacity(shape.rows),
             logit_items: Vec::with_capacity(shape.rows * 3),
+            num_logit_rows: [0],
             num_logit_items: [0],
             sliding: KindInputs::new(shape, AttentionKind::Sliding, pool, pieces),
             full: KindInputs::new(shape, AttentionKind::Full, pool, pieces),
@@ -172,6 +175,7 @@ impl Batch {
         }
         batch.num_tokens = [s32(batch.token_ids.len())];
         batch.num_items = [s32(batch.items.len() / 3)];
+        batch.num_logit_rows = [s32(batch.logit_rows.len())];
         batch.num_logit_items = [s32(batch.logit_items.len() / 3)];
         batch.token_ids.resize(shape.tokens, 0);
         batch.positions.resize(shape.tokens, 0);

@@ -120,7 +120,7 @@ pub(super) fn attention(
     let width = b.shape(attended)?.elements().unwrap_or(0) / rows.max(1);
     let attended = b.reshape(attended, &[rows, width])?;
     let projection = step.weights.matrix(b, at, Role::OProj)?;
-    Ok((step.kernels.linear(b, attended, projection, step.element)?, pool))
+    Ok((step.operators().linear(b, attended, projection, step.element)?, pool))
 }
 
 /// Queries `[T, heads, d]` of the normed stream, and what is stored of each token `[T, n]` if the layer has keys and values of its own: its
@@ -139,7 +139,7 @@ fn normed(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, x: Value) -> 
         stored = vec![stored.first().copied().unwrap_or(values), norm, values];
     }
     let how = (layer.head_dim, step.config.text.rms_norm_eps);
-    Ok(Kernels::heads(b, (cos, sin), [queries, norm], &stored, how)?)
+    Ok(step.operators().heads(b, (cos, sin), [queries, norm], &stored, how)?)
 }
 
 /// [`Heads`] in StableHLO.
@@ -153,7 +153,7 @@ fn heads_of(b: &mut Builder, step: &mut Step<'_>, at: At, layer: &Layer, x: Valu
         Some(product) => Ok::<_, GraphError>(product),
         None => {
             let projection = step.weights.matrix(b, at, role)?;
-            Ok(step.kernels.linear(b, x, projection, element)?)
+            Ok(step.operators().linear(b, x, projection, element)?)
         }
     };
     let queries = project(b, step, Role::QProj)?;
@@ -210,7 +210,7 @@ fn projections(b: &mut Builder, step: &Step<'_>, at: At, layer: &Layer, x: Value
     for role in roles {
         weights.push(step.weights.matrix(b, at, *role)?);
     }
-    Ok(Kernels::products(b, x, &weights, step.element)?)
+    Ok(step.operators().products(b, x, &weights, step.element)?)
 }
 
 /// `[T, heads * d]` as `[T, heads, d]`.
@@ -252,7 +252,7 @@ fn write(
     if step.kernels == Kernels::Cpu {
         let pages = pages(b, step, at, layer, pool)?;
         let slots = step.slots(layer.kind)?;
-        return Ok(step.kernels.write(b, &pages, token, slots)?);
+        return Ok(step.operators().write(b, &pages, token, slots)?);
     }
     let [_, _, lanes] = step.options.kv.pool_shape(1);
     let each = width / lanes;
@@ -303,7 +303,7 @@ fn blocks(
             others.extend([norm, b.constant(&frequencies(rope, width, turning), &[turning])?]);
         }
         let window = if layer.kind == AttentionKind::Full { 0 } else { step.config.text.sliding_window };
-        return Ok(step.kernels.attention(b, &pages, queries, &others, (kv_heads, window))?);
+        return Ok(step.operators().attention(b, &pages, queries, &others, (kv_heads, window))?);
     }
     let group = heads.checked_div(kv_heads).unwrap_or(0);
     let tile = step.options.query_tile;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use gemma4_hlo::{Builder, Combine, Comparison, ElementType, HloError, Value};
 
 use super::GraphError;
+use super::kernels::Operators;
 use super::matrix::Matrix;
 use super::numerics::{index, rms_norm, scaled, to_f64};
 use super::step::Step;
@@ -69,7 +70,7 @@ pub(super) fn per_layer(
     if layers.len() < text.layers.len() {
         projection = projection.rows(b, columns)?;
     }
-    let by_input = step.kernels.linear(b, stream, projection, step.element)?;
+    let by_input = step.operators().linear(b, stream, projection, step.element)?;
     let by_input = scaled(b, by_input, 1.0 / to_f64(text.hidden_size).sqrt())?;
     let by_input = b.reshape(by_input, &dims)?;
     let norm = step.weights.global(Role::PerLayerProjectionNorm)?;
@@ -86,13 +87,13 @@ fn part(b: &mut Builder, x: Value, dim: usize, wanted: Range<u64>) -> Result<Val
     b.slice_dim(x, dim, wanted.start, wanted.end)
 }
 
-/// The logits `[R, V]` in f32 of the wanted rows of the stream, on every device.
-pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, rows: Value) -> Result<Value, GraphError> {
-    let text = &step.config.text;
+/// The logits `[R, V]` in f32 of the wanted rows of the stream, on every device; of no meaning in those that are not `real`.
+pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, rows: Value, real: Value) -> Result<Value, GraphError> {
+    let (text, operators) = (&step.config.text, Operators { real, ..step.operators() });
     let norm = step.weights.global(Role::FinalNorm)?;
-    let rows = step.kernels.norm(b, rows, norm, text.rms_norm_eps, None)?;
+    let rows = operators.norm(b, rows, norm, text.rms_norm_eps, None)?;
     let head = step.weights.global_matrix(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
-    let mut logits = step.kernels.linear(b, rows, head, ElementType::F32)?;
+    let mut logits = operators.linear(b, rows, head, ElementType::F32)?;
     if let Some(cap) = text.final_logit_softcap {
         let capped = scaled(b, logits, 1.0 / cap)?;
         let capped = b.tanh(capped)?;

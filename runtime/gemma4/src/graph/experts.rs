@@ -34,7 +34,7 @@ pub(super) fn experts(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x
     if step.kernels == Kernels::Cpu {
         let gate_up = step.weights.matrix(b, at, Role::ExpertsGateUp)?;
         let down = step.weights.matrix(b, at, Role::ExpertsDown)?;
-        return Ok(step.kernels.experts(b, [input, owners, weights], [gate_up, down])?);
+        return Ok(step.operators().experts(b, [input, owners, weights], [gate_up, down])?);
     }
     let places = b.iota(ElementType::S32, &[pairs], 0)?;
     let sorted = b.sort(&[owners, places], 0, true, |b, args| match *args {
@@ -120,7 +120,7 @@ fn route(b: &mut Builder, step: &mut Step<'_>, at: At, moe: &Moe, x: Value) -> R
     let input = b.multiply(normed, scale)?;
     let input = scaled(b, input, 1.0 / to_f64(hidden).sqrt())?;
     let projection = step.weights.matrix(b, at, Role::RouterProj)?;
-    let scores = step.kernels.linear(b, input, projection, ElementType::F32)?;
+    let scores = step.operators().linear(b, input, projection, ElementType::F32)?;
     let dims = [tokens, moe.experts];
     let most = b.reduce_max(scores, &[1])?;
     let most = b.broadcast(most, &dims, &[0])?;

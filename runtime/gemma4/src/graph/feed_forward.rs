@@ -12,7 +12,7 @@ use crate::tensors::Role;
 pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
     let eps = step.config.text.rms_norm_eps;
     let norm = step.weights.of(b, at, Role::PreFeedforwardNorm)?;
-    let input = step.kernels.norm(b, x, norm, eps, None)?;
+    let input = step.operators().norm(b, x, norm, eps, None)?;
     let dense = b.scope("mlp", |b| mlp(b, step, at, input))?;
     let dense = step.sum(b, dense)?;
     step.trace(at, "mlp", dense);
@@ -22,15 +22,15 @@ pub(super) fn feed_forward(b: &mut Builder, step: &mut Step<'_>, at: At, x: Valu
     let routed = step.sum(b, routed)?;
     step.trace(at, "moe", routed);
     let norm = step.weights.of(b, at, Role::PostDenseNorm)?;
-    let dense = step.kernels.norm(b, dense, norm, eps, None)?;
+    let dense = step.operators().norm(b, dense, norm, eps, None)?;
     let norm = step.weights.of(b, at, Role::PostExpertsNorm)?;
-    let routed = step.kernels.norm(b, routed, norm, eps, None)?;
+    let routed = step.operators().norm(b, routed, norm, eps, None)?;
     Ok(b.add(dense, routed)?)
 }
 
 /// `down(gelu(gate(x)) * up(x))`, this device's part of the sum.
 fn mlp(b: &mut Builder, step: &Step<'_>, at: At, x: Value) -> Result<Value, GraphError> {
-    let hidden = step.kernels.gated(b, x, |b, role| step.weights.matrix(b, at, role))?;
+    let hidden = step.operators().gated(b, x, |b, role| step.weights.matrix(b, at, role))?;
     let down = step.weights.matrix(b, at, Role::DownProj)?;
-    Ok(step.kernels.linear(b, hidden, down, step.element)?)
+    Ok(step.operators().linear(b, hidden, down, step.element)?)
 }

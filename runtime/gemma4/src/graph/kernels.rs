@@ -3,6 +3,9 @@
 //! Invariant: a call computes what the StableHLO form in its place computes, up to the order of sums; so a program with calls
 //! and one without are the same step. Names end in a version that grows whenever what is computed or how it is passed
 //! changes, since compiled programs that are kept on disk find a handler by its name alone.
+//!
+//! Products, gates, norms and heads have one more operand, the last one: how many of the first rows are real, an s32 scalar. Results are 0
+//! in the others, which nothing is computed of.
 
 use gemma4_hlo::{Attribute, Builder, CustomCall, ElementType, HloError, Shape, Value};
 
@@ -25,25 +28,25 @@ pub enum Kernels {
 /// the sums are multiplied by, or words of 16 bits with an operand `[out, in / 32]` of bfloat16 behind it, as
 /// [`Quantization::Int4`](crate::quantization::Quantization::Int4) says; the results `[T, out]`, as many as there are weights, are of
 /// that type or float32.
-pub const LINEAR: &str = "gemma4.linear.v2";
+pub const LINEAR: &str = "gemma4.linear.v3";
 
 /// `gelu(x * gate^T) * (x * up^T)`. Operands are `x [T, in]`, `gate` and `up` `[out, in]` of one type, float32 or bfloat16; both
 /// products, the bent gate and the result `[T, out]` are rounded to it.
-pub const GATED: &str = "gemma4.gated.v1";
+pub const GATED: &str = "gemma4.gated.v2";
 
 /// `gelu(x * gate^T) * rows[:, layer]`. Operands are `x [T, in]`, `gate [out, in]` and `rows [T, L, out]` of one type, float32 or
 /// bfloat16, and the layer in s32; the product, the bent gate and the result `[T, out]` are rounded to that type.
-pub const GATED_ROWS: &str = "gemma4.gated_rows.v1";
+pub const GATED_ROWS: &str = "gemma4.gated_rows.v2";
 
 /// The root-mean-square norm of rows `[T, H]` times a weight `[H]`, both in float32 or bfloat16, to which the result is rounded;
 /// with a third operand `[T, H]` that is added then, and rounded again. Attribute `eps`, in f32.
-pub const NORM: &str = "gemma4.norm.v1";
+pub const NORM: &str = "gemma4.norm.v2";
 
 /// Norms and turns heads. Operands are cosines and sines `[T, d/2]` in float32, queries `[T, n * d]` in float32 or bfloat16 and the
 /// weight of their norm `[d]`; behind them keys `[T, m * d]`, the weight of their norm and values `[T, m * d]`, or values alone, or
 /// nothing. Results are the queries `[T, n, d]` and, where there are values, what is stored of each token: its keys if there are
 /// any, then its values. Values are normed without a weight, and not turned. Attribute `eps`, in f32.
-pub const HEADS: &str = "gemma4.heads.v1";
+pub const HEADS: &str = "gemma4.heads.v2";
 
 /// Writes rows `[T, n]`, what is stored of each token, to their slots. Operands are the pool, whose place the result takes, the
 /// rows in its type, `slots [T, 2]` and the row of a page at which the layer's part begins; attribute `tokens`: those of a
@@ -76,7 +79,18 @@ impl Kernels {
     pub(super) fn for_element(self, element: ElementType) -> Self {
         if matches!(element, ElementType::F32 | ElementType::Bf16) { self } else { Self::Hlo }
     }
+}
 
+/// The hot operators of a program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operators {
+    /// Who computes them.
+    pub(super) kernels: Kernels,
+    /// How many of their rows are real, an s32 scalar: kernels compute no others.
+    pub(super) real: Value,
+}
+
+impl Operators {
     /// `x [T, in] * weight [out, in]^T`, summed in f32 and returned in `result`.
     pub(super) fn linear(
         self,
@@ -85,15 +99,16 @@ impl Kernels {
         weight: Matrix,
         result: ElementType,
     ) -> Result<Value, HloError> {
-        if self == Self::Hlo {
+        if self.kernels == Kernels::Hlo {
             return numerics::linear(b, x, weight, result);
         }
-        let results = Self::products(b, x, &[weight], result)?;
+        let results = self.products(b, x, &[weight], result)?;
         Ok(results.first().copied().unwrap_or(x))
     }
 
     /// [`LINEAR`] with all weights, which then are read in one go.
     pub(super) fn products(
+        self,
         b: &mut Builder,
         x: Value,
         weights: &[Matrix],
@@ -105,7 +120,8 @@ impl Kernels {
             results.push(Shape::new(result, [rows, first_dim(b, weight.values)?]));
         }
         let call = CustomCall { target: LINEAR.to_owned(), results, ..CustomCall::default() };
-        let operands: Vec<Value> = [x].into_iter().chain(weights.iter().copied().flat_map(Matrix::operands)).collect();
+        let weights = weights.iter().copied().flat_map(Matrix::operands);
+        let operands: Vec<Value> = [x].into_iter().chain(weights).chain([self.real]).collect();
         b.custom_call(&call, &operands)
     }
 
@@ -118,11 +134,12 @@ impl Kernels {
     ) -> Result<Value, E> {
         let gate = weight(b, Role::GateProj)?;
         let element = b.shape(x)?.element();
-        if self == Self::Cpu {
+        if self.kernels == Kernels::Cpu {
             let up = weight(b, Role::UpProj)?;
             let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate.values)?])];
             let call = CustomCall { target: GATED.to_owned(), results, ..CustomCall::default() };
-            let operands: Vec<Value> = [x].into_iter().chain(gate.operands()).chain(up.operands()).collect();
+            let operands = [x].into_iter().chain(gate.operands()).chain(up.operands());
+            let operands: Vec<Value> = operands.chain([self.real]).collect();
             let results = b.custom_call(&call, &operands)?;
             return Ok(results.first().copied().unwrap_or(x));
         }
@@ -144,11 +161,11 @@ impl Kernels {
         layer: Value,
     ) -> Result<Value, E> {
         let element = b.shape(x)?.element();
-        if self == Self::Cpu {
+        if self.kernels == Kernels::Cpu {
             let gate = gate(b)?;
             let results = vec![Shape::new(element, [first_dim(b, x)?, first_dim(b, gate.values)?])];
             let call = CustomCall { target: GATED_ROWS.to_owned(), results, ..CustomCall::default() };
-            let operands: Vec<Value> = [x].into_iter().chain(gate.operands()).chain([rows, layer]).collect();
+            let operands: Vec<Value> = [x].into_iter().chain(gate.operands()).chain([rows, layer, self.real]).collect();
             let results = b.custom_call(&call, &operands)?;
             return Ok(results.first().copied().unwrap_or(x));
         }
@@ -168,7 +185,7 @@ impl Kernels {
         eps: f64,
         residual: Option<Value>,
     ) -> Result<Value, HloError> {
-        if self == Self::Hlo {
+        if self.kernels == Kernels::Hlo {
             let normed = numerics::rms_norm(b, x, Some(weight), eps)?;
             return match residual {
                 Some(residual) => b.add(residual, normed),
@@ -179,7 +196,7 @@ impl Kernels {
         let config = vec![("eps".to_owned(), Attribute::F32(eps as f32))];
         let results = vec![b.shape(x)?.clone()];
         let call = CustomCall { target: NORM.to_owned(), results, config, ..CustomCall::default() };
-        let operands: Vec<Value> = [x, weight].into_iter().chain(residual).collect();
+        let operands: Vec<Value> = [x, weight].into_iter().chain(residual).chain([self.real]).collect();
         let results = b.custom_call(&call, &operands)?;
         Ok(results.first().copied().unwrap_or(x))
     }
@@ -187,6 +204,7 @@ impl Kernels {
     /// [`HEADS`] with heads of `width` elements: queries, and what is stored of each token if `stored`, which follows the queries' norm,
     /// has values.
     pub(super) fn heads(
+        self,
         b: &mut Builder,
         (cos, sin): (Value, Value),
         queries: [Value; 2],
@@ -209,7 +227,8 @@ impl Kernels {
         #[expect(clippy::cast_possible_truncation, reason = "norms are computed in f32")]
         let config = vec![("eps".to_owned(), Attribute::F32(eps as f32))];
         let call = CustomCall { target: HEADS.to_owned(), results, config, ..CustomCall::default() };
-        let operands: Vec<Value> = [cos, sin, x, norm].into_iter().chain(stored.iter().copied()).collect();
+        let operands: Vec<Value> =
+            [cos, sin, x, norm].into_iter().chain(stored.iter().copied()).chain([self.real]).collect();
         let mut results = b.custom_call(&call, &operands)?.into_iter();
         Ok((results.next().unwrap_or(x), results.next()))
     }

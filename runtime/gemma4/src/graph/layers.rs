@@ -100,16 +100,16 @@ fn layer(
     b.scope(&format!("layer.{}", at.representative()), |b| {
         let eps = step.config.text.rms_norm_eps;
         let norm = step.weights.of(b, at, Role::InputNorm)?;
-        let input = step.kernels.norm(b, stream, norm, eps, None)?;
+        let input = step.operators().norm(b, stream, norm, eps, None)?;
         let (attended, pool) = b.scope("attention", |b| attention(b, step, at, input, pool))?;
         let attended = step.sum(b, attended)?;
         step.trace(at, "attn", attended);
         let norm = step.weights.of(b, at, Role::PostAttentionNorm)?;
-        let stream = step.kernels.norm(b, attended, norm, eps, Some(stream))?;
+        let stream = step.operators().norm(b, attended, norm, eps, Some(stream))?;
 
         let added = b.scope("feed_forward", |b| feed_forward(b, step, at, stream))?;
         let norm = step.weights.of(b, at, Role::PostFeedforwardNorm)?;
-        let mut stream = step.kernels.norm(b, added, norm, eps, Some(stream))?;
+        let mut stream = step.operators().norm(b, added, norm, eps, Some(stream))?;
         if let Some(per_layer) = per_layer {
             stream = b.scope("per_layer_input", |b| per_layer_input(b, step, at, stream, per_layer))?;
         }
@@ -136,9 +136,9 @@ fn per_layer_input(
         step.trace(at, "ple", own);
     }
     let gate = |b: &mut Builder| step.weights.matrix(b, at, Role::PerLayerInputGate);
-    let gated = step.kernels.gated_rows(b, stream, gate, per_layer.values, layer)?;
+    let gated = step.operators().gated_rows(b, stream, gate, per_layer.values, layer)?;
     let projection = step.weights.matrix(b, at, Role::PerLayerProjection)?;
-    let added = step.kernels.linear(b, gated, projection, step.element)?;
+    let added = step.operators().linear(b, gated, projection, step.element)?;
     let norm = step.weights.of(b, at, Role::PostPerLayerInputNorm)?;
-    Ok(step.kernels.norm(b, added, norm, step.config.text.rms_norm_eps, Some(stream))?)
+    Ok(step.operators().norm(b, added, norm, step.config.text.rms_norm_eps, Some(stream))?)
 }

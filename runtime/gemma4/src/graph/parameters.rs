@@ -78,10 +78,12 @@ pub enum StepInput {
     FirstBlock(AttentionKind),
     /// Rows whose logits are wanted `[R]`. Those that are not real name a real one, such as the first.
     LogitRows,
+    /// How many of them are real, a scalar: the first ones.
+    NumLogitRows,
     /// Items of attention among the wanted rows `[R, 3]`, as [`Self::Items`] are among all: place of the first in
     /// [`Self::LogitRows`], number of rows, sequence. Only with fast prefill.
     LogitItems,
-    /// How many of them are real, a scalar. Only with fast prefill.
+    /// How many of these items are real, a scalar. Only with fast prefill.
     NumLogitItems,
 }
 
@@ -97,6 +99,7 @@ impl StepInput {
             Self::BlockTable(kind) => format!("{kind}.block_table"),
             Self::FirstBlock(kind) => format!("{kind}.first_block"),
             Self::LogitRows => "logit_rows".to_owned(),
+            Self::NumLogitRows => "num_logit_rows".to_owned(),
             Self::LogitItems => "logit_items".to_owned(),
             Self::NumLogitItems => "num_logit_items".to_owned(),
         }

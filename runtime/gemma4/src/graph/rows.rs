@@ -4,7 +4,6 @@ use gemma4_hlo::{Builder, HloError, Value};
 
 use super::GraphError;
 use super::attention::{Rotary, rotary};
-use super::numerics::index;
 use crate::config::{AttentionKind, Layer};
 
 /// Rows of the stream, with what is known of each.
@@ -38,11 +37,11 @@ impl Rows {
         Self { count, real, token_ids, positions, items, num_items, per_layer_rows, rotary: Vec::new() }
     }
 
-    /// The rows that `wanted` `[count]` names, as rows of their own with items of their own.
+    /// The rows that `wanted` `[count]` names, of which the first `real` are, as rows of their own with items of their own.
     pub(super) fn take(
         &self,
         b: &mut Builder,
-        (wanted, count): (Value, u64),
+        (wanted, count, real): (Value, u64, Value),
         (items, num_items): (Value, Value),
     ) -> Result<Self, HloError> {
         let token_ids = b.take(self.token_ids, wanted, 0)?;
@@ -51,8 +50,6 @@ impl Rows {
             Some(rows) => Some(b.take(rows, wanted, 0)?),
             None => None,
         };
-        // What is beyond the wanted rows names a real row once more.
-        let real = index(b, count)?;
         Ok(Self::new(count, real, (token_ids, positions), (items, num_items), per_layer_rows))
     }
 

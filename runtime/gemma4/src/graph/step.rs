@@ -2,7 +2,7 @@
 
 use gemma4_hlo::{Builder, Combine, ElementType, Groups, HloError, Module, Parallelism, Shape, Value};
 
-use super::kernels::Kernels;
+use super::kernels::{Kernels, Operators};
 use super::layers::layers;
 use super::numerics::index;
 use super::parameters::{ParameterRole, StepInput, StepParameter};
@@ -256,6 +256,7 @@ fn inputs(config: &Config, options: &StepOptions, kinds: &[AttentionKind]) -> Ve
         StepParameter::input(StepInput::Items, &[options.items(), 3]),
         StepParameter::input(StepInput::NumItems, &[]),
         StepParameter::input(StepInput::LogitRows, &[options.rows]),
+        StepParameter::input(StepInput::NumLogitRows, &[]),
     ];
     if options.fast_prefill_from(config).is_some() {
         inputs.push(StepParameter::input(StepInput::LogitItems, &[options.rows, 3]));
@@ -355,6 +356,7 @@ impl<'a> Step<'a> {
         };
         let pool = given(&ParameterRole::KvPool)?;
         let wanted = given(&ParameterRole::Input(StepInput::LogitRows))?;
+        let real = given(&ParameterRole::Input(StepInput::NumLogitRows))?;
         let all = self.config.text.layers.len();
         let from = self.options.fast_prefill_from(self.config);
 
@@ -364,7 +366,7 @@ impl<'a> Step<'a> {
         if let Some(from) = from {
             let items = given(&ParameterRole::Input(StepInput::LogitItems))?;
             let num_items = given(&ParameterRole::Input(StepInput::NumLogitItems))?;
-            let wanted = (wanted, self.options.rows);
+            let wanted = (wanted, self.options.rows, real);
             let (rows, embedded) = b.scope("fast_prefill", |b| {
                 self.rows = self.rows.take(b, wanted, (items, num_items))?;
                 self.rows.turn(b, self.config.text.layers.get(from..).unwrap_or_default())?;
@@ -375,9 +377,14 @@ impl<'a> Step<'a> {
         }
         let logits = b.scope("logits", |b| {
             let rows = if from.is_some() { stream } else { b.take(stream, wanted, 0)? };
-            embedding::logits(b, self, rows)
+            embedding::logits(b, self, rows, real)
         })?;
         Ok(vec![logits, pool])
+    }
+
+    /// The hot operators for the rows that layers run over.
+    pub(super) const fn operators(&self) -> Operators {
+        Operators { kernels: self.kernels, real: self.rows.real }
     }
 
     /// The layer that is being built, or its counterpart in the first repetition.

@@ -343,6 +343,7 @@ impl Runner {
                 StepInput::BlockTable(kind) => tables[&kind].0.clone(),
                 StepInput::FirstBlock(kind) => tables[&kind].1.clone(),
                 StepInput::LogitRows => logit_rows.clone(),
+                StepInput::NumLogitRows => vec![number(wanted_rows)],
                 StepInput::LogitItems => logit_items.clone(),
                 StepInput::NumLogitItems => vec![number(logit_item_count)],
             }
