@@ -152,6 +152,10 @@ impl Fake {
             })
             .collect();
         let rows = &batch.input(StepInput::LogitRows)[..batch.logits()];
+        assert_eq!(
+            batch.input(StepInput::NumLogitRows).iter().map(|rows| size(*rows)).collect::<Vec<_>>(),
+            [rows.len()]
+        );
         rows.iter().map(|row| attended[size(*row)]).collect()
     }
 }

@@ -164,7 +164,7 @@ fn batches_have_the_shapes_of_the_programs() {
                 inputs += 1;
             }
         }
-        assert_eq!(inputs, 12);
+        assert_eq!(inputs, 13);
         scheduler.commit(&batch, &vec![60; batch.logits()]).unwrap();
     }
     assert_eq!(seen, [(32, 4), (32, 4), (8, 8)]);
