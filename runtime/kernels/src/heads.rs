@@ -2,9 +2,10 @@
 
 use std::marker::PhantomData;
 
+use crate::norm::inverse_root;
 use crate::number::Number;
 use crate::threads::{self, Shared};
-use crate::vectors::{Lanes, fma, sum, vectorize};
+use crate::vectors::{Lanes, vectorize};
 
 /// Elements that are worth a thread.
 const PIECE: usize = 1 << 14;
@@ -120,16 +121,7 @@ impl<W: Number> Lanes for Heads<'_, W> {
 #[inline(always)]
 fn normed<const L: usize, const FUSED: bool, W: Number>(x: &[W], norm: Option<&[W]>, eps: f32, wide: &mut [f32]) {
     wide.iter_mut().zip(x).for_each(|(wide, x)| *wide = x.widen());
-    let (whole, rest) = wide.as_chunks::<L>();
-    let mut squares = [0.0_f32; L];
-    for part in whole {
-        for lane in 0..L {
-            squares[lane] = fma::<FUSED>(part[lane], part[lane], squares[lane]);
-        }
-    }
-    let total = sum(squares) + rest.iter().map(|x| x * x).sum::<f32>();
-    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-    let scale = 1.0 / (total / wide.len() as f32 + eps).sqrt();
+    let scale = inverse_root::<L, FUSED>(wide, eps);
     match norm {
         Some(norm) => {
             wide.iter_mut().zip(norm).for_each(|(wide, norm)| *wide = W::narrow(*wide * scale * norm.widen()).widen());

@@ -52,6 +52,22 @@ pub fn rms_norm<W: Number>(
     Ok(())
 }
 
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+pub(crate) fn inverse_root<const L: usize, const FUSED: bool>(x: &[f32], eps: f32) -> f32 {
+    let (whole, rest) = x.as_chunks::<L>();
+    let mut squares = [0.0_f32; L];
+    for part in whole {
+        for lane in 0..L {
+            squares[lane] = fma::<FUSED>(part[lane], part[lane], squares[lane]);
+        }
+    }
+    let total = sum(squares) + rest.iter().map(|x| x * x).sum::<f32>();
+    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
+    let width = x.len() as f32;
+    1.0 / (total / width + eps).sqrt()
+}
+
 struct Norm<'a, W> {
     x: &'a [W],
     weight: &'a [W],
@@ -70,16 +86,7 @@ impl<W: Number> Lanes for Norm<'_, W> {
         let mut wide = vec![0.0_f32; width];
         for (row, (x, out)) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)).enumerate() {
             wide.iter_mut().zip(x).for_each(|(wide, x)| *wide = x.widen());
-            let (whole, rest) = wide.as_chunks::<L>();
-            let mut squares = [0.0_f32; L];
-            for part in whole {
-                for lane in 0..L {
-                    squares[lane] = fma::<FUSED>(part[lane], part[lane], squares[lane]);
-                }
-            }
-            let total = sum(squares) + rest.iter().map(|x| x * x).sum::<f32>();
-            #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
-            let scale = 1.0 / (total / width as f32 + self.eps).sqrt();
+            let scale = inverse_root::<L, FUSED>(&wide, self.eps);
             for ((out, wide), weight) in out.iter_mut().zip(&wide).zip(self.weight) {
                 *out = W::narrow(wide * scale * weight.widen());
             }

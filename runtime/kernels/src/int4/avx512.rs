@@ -17,6 +17,7 @@ use gemma4_model::quantization::{GROUP, GROUPS_OF_BLOCK};
 use half::bf16;
 
 use super::{BITS_OF_INTEGER, Packed};
+use crate::avx512::pairs;
 use crate::number::Weight;
 
 /// Sums of a register.
@@ -32,14 +33,6 @@ static NUMBERS: [f32; SUMS] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.
 thread_local! {
     /// The scales of the rows that are multiplied, as f32.
     static SCALES_OF_THREAD: RefCell<Vec<f32>> = RefCell::default();
-}
-
-/// `elements` as the instruction for products takes them.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pairs(elements: __m512i) -> __m512bh {
-    // SAFETY: both are 64 bytes, of which every value is one.
-    unsafe { std::mem::transmute::<__m512i, __m512bh>(elements) }
 }
 
 /// The table of all numbers times `scale`, rounded to bfloat16.
