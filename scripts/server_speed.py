@@ -95,7 +95,7 @@ def decode(args: argparse.Namespace, folder: Path) -> None:
         between = figures["chunk_gap"]
         if figures["chunks"] < figures["output_tokens"]:
             sys.exit(f"{figures['chunks']} pieces for {figures['output_tokens']} tokens: gaps are not those between tokens")
-        row(f"decode, {users} users", f"{users / between['p50']:.1f}", f"{between['p50'] * 1e3:.1f} ms between tokens")
+        row(f"decode, {users} user{'' if users == 1 else 's'}", f"{users / between['p50']:.1f}", f"{between['p50'] * 1e3:.1f} ms between tokens")
 
 
 def prefill(args: argparse.Namespace, folder: Path, name: str) -> None:
