@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,10 +41,11 @@ def server(args: argparse.Namespace, folder: Path, name: str, settings: list[str
         f"scheduler.max_num_batched_tokens={max(args.prefill)}",
     ]
     sets = [part for setting in own + args.set + settings for part in ("--set", setting)]
-    command = [args.gemma4ctl, "plan", "smoke", *sets, "--format", "json"]
-    planned = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [args.gemma4ctl, "plan", "smoke", *sets]
+    planned = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False)
     if planned.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{planned.stderr}{planned.stdout}")
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        sys.exit(f"{' '.join(command)} failed:\n{told.stdout}{told.stderr}")
     plan.write_text(planned.stdout)
     log = (folder / f"{name}.log").open("w")
     running = subprocess.Popen([args.gemma4ctl, "runtime", "serve", str(plan)], stdout=log, stderr=log)
@@ -130,6 +132,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--patience", type=int, default=600, help="seconds until the server has to be ready")
     args = parser.parse_args()
+    if not (args.checkpoint / "config.json").is_file():
+        sys.exit(f"{args.checkpoint} is no checkpoint: it has no config.json")
+    if shutil.which(args.gemma4ctl) is None:
+        sys.exit(f"{args.gemma4ctl} cannot be run: `cargo build --release`, or name another with --gemma4ctl")
     folder = Path(tempfile.mkdtemp(prefix="server-speed-"))
     print(f"{args.checkpoint.name}{''.join(' ' + setting for setting in args.set)}\n")
     print("| Through the server | tokens/s | |\n|---|---|---|", flush=True)
@@ -143,4 +149,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::threads;
-use crate::vectors::{self, Lanes, fma, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors;
+use crate::vectors::{Lanes, fma, vectorize};
 #[cfg(target_arch = "x86_64")]
 use crate::{amx, avx512};
 

@@ -5,7 +5,9 @@ use std::marker::PhantomData;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
 use crate::number::Number;
-use crate::vectors::{self, Lanes, fma, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors;
+use crate::vectors::{Lanes, fma, vectorize};
 
 /// Below this, `e^x` is not a normal number: it counts as 0.
 pub(crate) const LEAST: f32 = -87.3;

@@ -12,7 +12,9 @@ use crate::matrix::Matrix;
 use crate::number::Kind;
 use crate::number::{Number, Weight};
 use crate::threads::{self, Shared};
-use crate::vectors::{self, vectorize};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors;
+use crate::vectors::vectorize;
 use crate::weights::Weights;
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -34,6 +36,7 @@ const PIECE_OF_ONE: usize = 512 << 10;
 /// Bytes of a matrix that one thread reads before another has begun.
 const LEAST_OF_ONE: usize = 32 << 10;
 /// The same with tiles, of which the next ones are fetched while some are multiplied.
+#[cfg(target_arch = "x86_64")]
 const PIECE_OF_TILES: usize = 256 << 10;
 /// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
 const COLUMNS: usize = 256;
@@ -354,6 +357,7 @@ enum Form {
     /// The same in bfloat16, by [`crate::panels`].
     Panels,
     /// By [`crate::amx`].
+    #[cfg(target_arch = "x86_64")]
     Tiles,
 }
 
@@ -386,6 +390,7 @@ pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width:
     let (piece, tiles) = match Form::of::<W>(tokens) {
         Form::Few if tokens == 1 => return columns_of_one(weights, width),
         Form::Few => (PIECE, TILES),
+        #[cfg(target_arch = "x86_64")]
         Form::Tiles if tokens < BLOCKED_FROM => (PIECE_OF_TILES, LEAST_COLUMNS),
         #[cfg(target_arch = "x86_64")]
         Form::Panels => {

@@ -32,6 +32,7 @@ impl<'a, W: Copy> Matrix<'a, W> {
     }
 
     /// Elements from the beginning of a row to that of the next one.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn stride(&self) -> usize {
         self.stride
     }
@@ -42,6 +43,7 @@ impl<'a, W: Copy> Matrix<'a, W> {
     }
 
     /// The rows from this one on.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn from(&self, row: usize) -> Self {
         let values = self.values.get(row * self.stride..).unwrap_or_default();
@@ -62,6 +64,7 @@ impl<'a, W: Copy> Matrix<'a, W> {
     }
 
     /// The same rows of elements that `of` takes for the same.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn map<V>(&self, of: impl FnOnce(&'a [W]) -> Option<&'a [V]>) -> Option<Matrix<'a, V>> {
         let values = of(self.values)?;
         Some(Matrix { values, rows: self.rows, width: self.width, stride: self.stride })

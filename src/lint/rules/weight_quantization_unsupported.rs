@@ -14,7 +14,7 @@ const HELP: &str = "use a checkpoint that is quantized already (FP8-dynamic or Q
 fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let resolved = context.resolved;
     if let (EngineKind::Bundled, None, Some(method)) = (resolved.kind, resolved.quantized_at_load(), &resolved.quantization) {
-        let known = Quantization::ALL.map(Quantization::name).join(", ");
+        let known = Quantization::ALL.map(Quantization::name).join(" or ");
         findings.push(
             RULE.finding(context.at("model.quantization"), format!("the bundled engine does not quantize weights to `{method}`"))
                 .help(format!("it takes a checkpoint of 16 or 32 bits and quantizes it while it loads, to {known}")),

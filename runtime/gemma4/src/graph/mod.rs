@@ -9,7 +9,8 @@
 //! bucket of `T` rows, of which the first `num_tokens` are real. Keys and values of these tokens are written into the pages
 //! of the pool first; attention then goes over items (up to `query_tile` neighbouring tokens of one sequence each) and, for
 //! each item, over the KV blocks that its queries see. Both loops have run-time trip counts, so work grows with the
-//! tokens that are there and nothing is gathered to the longest sequence.
+//! tokens that are there and nothing is gathered to the longest sequence. Rows of logits have a bucket of their own, of which the first
+//! `num_logit_rows` are real. Operators of our own compute real rows alone; in StableHLO all of a bucket are computed.
 //!
 //! With [`StepOptions::fast_prefill`], the layers after the last one that owns keys and values run only for the rows whose
 //! logits are wanted: nothing else reads what they make of the others.

@@ -56,6 +56,7 @@ impl<'a> Packed<'a> {
 /// What a thread widens.
 #[derive(Default)]
 struct Room {
+    #[cfg(target_arch = "x86_64")]
     narrow: Vec<bf16>,
     wide: Vec<f32>,
 }
