@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::avx512::{self, load_some, turn};
+use crate::avx512::{Arithmetic, Narrow, Pairs, load_some, turn};
 use crate::matrix::Matrix;
 use crate::threads::{self, Shared};
 
@@ -418,7 +418,8 @@ pub(crate) unsafe fn weigh(
     scratch.left.clear();
     scratch.left.resize(rows.next_multiple_of(BLOCK) * deep * PAIRS, bf16::ZERO);
     for (from, to) in weights.chunks_exact(keys.max(1)).zip(scratch.left.chunks_exact_mut(deep * PAIRS)) {
-        avx512::narrow(from, to);
+        // SAFETY: the caller vouches for it.
+        unsafe { Pairs::run(Narrow { from, to }) };
     }
     // SAFETY: the caller vouches for it.
     let tiles = unsafe { Tiles::new() };

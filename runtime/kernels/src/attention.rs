@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::functions::narrow;
-use crate::linear::{Many, few, panel, takes_narrow};
+use crate::linear::{Few, Many, PANEL, takes_apart};
 use crate::matrix::Matrix;
 use crate::number::Number;
 use crate::softmax::{Rows, weigh};
@@ -350,8 +350,8 @@ impl<Q: Number> Item<'_, Q> {
         if vectors::has_amx() && Q::IS_BF16 && self.of.part.stored.is_exact_as_bf16() && self.rows() >= TILES_FROM {
             return self.attend_in_tiles(range);
         }
-        // Where products take narrow factors, nothing is widened that need not be.
-        if takes_narrow::<Q>() && self.of.part.stored.is_exact_as_bf16() {
+        // Where products take keys as they lie, nothing is widened that need not be.
+        if takes_apart() && self.of.part.stored.is_exact_as_bf16() {
             self.attend_as::<Q>(range)
         } else {
             self.attend_as::<f32>(range)
@@ -368,8 +368,12 @@ impl<Q: Number> Item<'_, Q> {
             let from = &of.queries[self.place(row)..][..width];
             to.iter_mut().zip(from).for_each(|(to, from)| *to = E::narrow(from.widen()));
         }
-        let many = (rows >= PANELS_FROM).then(|| Many::new(&queries, width));
-        let room = block.next_multiple_of(panel::<E>());
+        let (few, many) = if rows < PANELS_FROM {
+            (Some(Few::new(&queries, width)), None)
+        } else {
+            (None, Some(Many::new(&queries, width)))
+        };
+        let room = block.next_multiple_of(PANEL);
         // Made where keys and values cannot be read where they lie.
         let (mut keys, mut values, mut wide) = (Vec::new(), Vec::new(), Vec::new());
         let mut scores = vec![0.0_f32; room * rows];
@@ -382,7 +386,7 @@ impl<Q: Number> Item<'_, Q> {
             let seen = to - from;
             self.fetch_ahead(to..range.end.min(to + block));
             // For many rows, keys become panels, whose last columns may be none of a key: those get no weight.
-            let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(panel::<E>()) };
+            let columns = if rows < PANELS_FROM { seen } else { seen.next_multiple_of(PANEL) };
             let (keys, values) = if let Some(stored) = self.stored(page, from..to) {
                 stored
             } else {
@@ -396,9 +400,11 @@ impl<Q: Number> Item<'_, Q> {
                 (Matrix::dense(&keys[..seen * width], width), Matrix::dense(&values[..seen * width], width))
             };
             let scores = &mut scores[..rows * columns];
-            match &many {
-                Some(queries) => queries.products(keys, scores, columns),
-                None => few(&queries, keys, scores),
+            if let Some(queries) = &few {
+                queries.products(keys, scores);
+            }
+            if let Some(queries) = &many {
+                queries.products(keys, scores, columns);
             }
             self.mask(lowest, &(from..to), scores, columns);
             state.add(scores);

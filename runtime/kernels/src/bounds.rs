@@ -87,7 +87,7 @@ fn multiply() -> f64 {
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx512() {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::multiply(ROUNDS) };
+        return unsafe { avx512::run(avx512::Multiply(ROUNDS)) };
     }
     vectorize(Multiply)
 }

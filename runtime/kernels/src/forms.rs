@@ -9,7 +9,7 @@ use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
 use crate::int4::Widen;
-use crate::linear::{Many, few_of, panel, spread};
+use crate::linear::{Many, PANEL, few_of, spread};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
@@ -45,15 +45,15 @@ fn products<W: Number, E: Weight>(tokens: usize, rows: usize, width: usize, x: &
     let mut portable = vec![0.0; rows * tokens];
     Dots { inputs: &x, weights, width, out: &mut portable }.run::<8, false>();
     let mut wide = vec![0.0; x.len()];
-    spread(&inputs, width, &mut wide);
+    inputs.chunks_exact(width).zip(wide.chunks_exact_mut(width)).for_each(|(from, to)| spread(from, to));
     let mut ours = vec![0.0; rows * tokens];
-    few_of::<W, _, _>(&wide, Matrix::dense(weights, width), &mut ours);
+    few_of::<W, _, _>(Matrix::dense(&wide, width), Matrix::dense(weights, width), &mut ours);
     near(&portable, &ours);
     // With AVX-512, narrow inputs take another way.
-    few_of::<W, _, _>(&inputs, Matrix::dense(weights, width), &mut ours);
+    few_of::<W, _, _>(Matrix::dense(&inputs, width), Matrix::dense(weights, width), &mut ours);
     near(&portable, &ours);
 
-    let stride = rows.next_multiple_of(panel::<W>());
+    let stride = rows.next_multiple_of(PANEL);
     let by = |run: &mut dyn FnMut(&mut [f32])| {
         let mut out = vec![0.0; tokens * stride];
         run(&mut out);

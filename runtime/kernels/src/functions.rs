@@ -76,7 +76,7 @@ pub(crate) fn narrow<W: Number>(from: &[f32], to: &mut [W]) {
         && let Some(to) = W::as_bf16_mut(to)
     {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::narrow(from, to) };
+        return unsafe { avx512::run(avx512::Narrow { from, to }) };
     }
     vectorize(Narrow { from, to });
 }
@@ -100,7 +100,7 @@ pub(crate) fn gated<W: Number>(gate: &mut [f32], up: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if W::IS_BF16 && vectors::has_avx512() {
         // SAFETY: the processor has the instructions.
-        return unsafe { avx512::gated(gate, up) };
+        return unsafe { avx512::run(avx512::Gated { gate, up }) };
     }
     vectorize(Gate::<W>::new(gate, up));
 }

@@ -3,6 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
+
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{gated, narrow};
@@ -18,14 +21,15 @@ use crate::vectors::vectorize;
 use crate::weights::Weights;
 #[cfg(target_arch = "x86_64")]
 use crate::{
-    amx, avx2, avx512,
-    int8::{self, in_bf16},
+    amx, avx2,
+    avx512::{self, Pairs, Singles},
+    int8::in_bf16,
     panels,
 };
 
 /// From as many rows on, turning the weights into panels of f32 pays.
 const BLOCKED_FROM: usize = 64;
-/// The same for panels of bfloat16.
+/// From as many rows on, packing them into panels of their own pays, with AVX-512.
 #[cfg(target_arch = "x86_64")]
 const PANELS_FROM: usize = 12;
 /// Bytes of weights that a thread takes at a time: enough for memory to be read in streams, and little enough that no thread waits
@@ -33,6 +37,8 @@ const PANELS_FROM: usize = 12;
 const PIECE: usize = 64 << 10;
 /// The same with one row of input at most, which takes less time for each.
 const PIECE_OF_ONE: usize = 512 << 10;
+/// Elements between widened rows: one line of memory, and some more.
+const LINE: usize = 32;
 /// Bytes of a matrix that one thread reads before another has begun.
 const LEAST_OF_ONE: usize = 32 << 10;
 /// The same with tiles, of which the next ones are fetched while some are multiplied.
@@ -81,11 +87,11 @@ pub struct Inputs<'a, W> {
 
 /// Rows as products want them.
 enum Rows<'a, W> {
-    /// A few, widened as [`spread`] has them.
-    Wide(Vec<f32>),
+    /// A few, widened.
+    Wide(Wide),
     /// As they are: they need not be widened, or pieces widen what they need, which then is still in the caches.
     Narrow(&'a [W]),
-    /// For panels of bfloat16.
+    /// As panels.
     #[cfg(target_arch = "x86_64")]
     Panels(panels::Packed),
     /// As tiles.
@@ -99,32 +105,21 @@ impl<'a, W: Number> Inputs<'a, W> {
         let length = rows.len();
         let form = Form::of::<W>(length.checked_div(width).unwrap_or(0));
         #[cfg(target_arch = "x86_64")]
-        if let Some(rows) = W::as_bf16(rows) {
+        if form == Form::Panels {
             // SAFETY: the processor has the instructions.
-            let rows = unsafe {
-                match form {
-                    Form::Tiles => Some(Rows::Tiles(amx::Packed::new(rows, width))),
-                    Form::Panels => Some(Rows::Panels(panels::Packed::new(rows, width))),
-                    Form::Few | Form::Many => None,
-                }
-            };
-            if let Some(rows) = rows {
-                return Inputs { rows, length, width };
-            }
+            let rows = Rows::Panels(unsafe { panels::Packed::new(rows, width, !W::IS_BF16) });
+            return Inputs { rows, length, width };
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let (Form::Tiles, Some(rows)) = (form, W::as_bf16(rows)) {
+            // SAFETY: the processor has the instructions.
+            let rows = Rows::Tiles(unsafe { amx::Packed::new(rows, width) });
+            return Inputs { rows, length, width };
         }
         if form == Form::Many || takes_narrow::<W>() {
             return Inputs { rows: Rows::Narrow(rows), length, width };
         }
-        let mut values = vec![0.0; length];
-        // Whole rows, about as many elements as are worth a thread.
-        let each = ((1 << 15) / width.max(1)).max(1) * width.max(1);
-        let shared = Shared::new(&mut values);
-        threads::share(length.div_ceil(each), |number| {
-            let from = &rows[number * each..length.min((number + 1) * each)];
-            // SAFETY: pieces do not overlap.
-            spread(from, width, unsafe { shared.part(number * each, from.len()) });
-        });
-        Inputs { rows: Rows::Wide(values), length, width }
+        Inputs { rows: Rows::Wide(Wide::new(rows, width)), length, width }
     }
 
     /// `out [tokens, rows] = inputs [tokens, width] * weights [rows, width]^T`, on all threads.
@@ -261,12 +256,23 @@ impl<'a, W: Number> Inputs<'a, W> {
         let mut all = Sums { values: vec![0.0; rows * count], tokens: count, rows, stride: rows };
         #[cfg(target_arch = "x86_64")]
         if W::IS_BF16 && vectors::has_avx512() {
-            if let (1, Rows::Narrow(values)) = (count, &self.rows)
-                && let Some(input) = W::as_bf16(&values[tokens.start * self.width..][..self.width])
-            {
-                // SAFETY: the processor has the instructions.
-                unsafe { int4::avx512::dots_of_one(input, weights, &mut all.values) };
-                return all;
+            let of = tokens.start * self.width..tokens.end * self.width;
+            match &self.rows {
+                Rows::Narrow(rows) if count == 1 && vectors::has_avx512_bf16() => {
+                    if let Some(input) = W::as_bf16(&rows[of]) {
+                        // SAFETY: the processor has the instructions.
+                        unsafe { int4::avx512::dots_of_one::<Pairs>(input, weights, &mut all.values) };
+                        return all;
+                    }
+                }
+                Rows::Wide(rows) if count == 1 => {
+                    // SAFETY: the processor has the instructions.
+                    unsafe {
+                        int4::avx512::dots_of_one::<Singles<W>>(rows.part(tokens).row(0), weights, &mut all.values)
+                    };
+                    return all;
+                }
+                _ => {}
             }
             // SAFETY: the processor has the instructions.
             unsafe { int4::in_bf16(weights, count, |first, part| all.place(first, &self.sums_of(part, tokens))) };
@@ -282,13 +288,16 @@ impl<'a, W: Number> Inputs<'a, W> {
         let weights = Matrix::dense(weights, width);
         let (of, form) = (tokens.start * width..tokens.end * width, Form::of::<W>(self.length / width));
         match &self.rows {
-            Rows::Wide(values) => Sums::of::<W, _, _>(&values[of], weights, form),
-            Rows::Narrow(values) => Sums::of::<W, _, _>(&values[of], weights, form),
+            Rows::Wide(rows) => Sums::of_few::<W, _, _>(rows.part(tokens), weights),
+            Rows::Narrow(values) if form == Form::Few => {
+                Sums::of_few::<W, _, _>(Matrix::dense(&values[of], width), weights)
+            }
+            Rows::Narrow(values) => Sums::of_many(&values[of], weights),
             #[cfg(target_arch = "x86_64")]
             Rows::Panels(inputs) => {
                 let stride = weights.rows();
                 let mut values = vec![0.0; tokens.len() * stride];
-                // SAFETY: who has panels of bfloat16 may use the instructions.
+                // SAFETY: who has panels may use the instructions.
                 unsafe { panels::products(inputs, tokens.clone(), weights, &mut values, stride) };
                 Sums { values, tokens: tokens.len(), rows: weights.rows(), stride }
             }
@@ -354,7 +363,7 @@ enum Form {
     Few,
     /// Of many rows: weights become panels of f32 first.
     Many,
-    /// The same in bfloat16, by [`crate::panels`].
+    /// Of many rows: inputs become panels first, with AVX-512.
     Panels,
     /// By [`crate::amx`].
     #[cfg(target_arch = "x86_64")]
@@ -369,7 +378,7 @@ impl Form {
             return Self::Tiles;
         }
         #[cfg(target_arch = "x86_64")]
-        if takes_narrow::<W>() && tokens >= PANELS_FROM {
+        if vectors::has_avx512() && tokens >= PANELS_FROM {
             return Self::Panels;
         }
         if tokens < BLOCKED_FROM { Self::Few } else { Self::Many }
@@ -426,16 +435,19 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs of the form of few rows are as [`spread`]
-    /// has set them for elements of `W`.
-    fn of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, form: Form) -> Self {
+    /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs are as [`spread`] has set them for elements
+    /// of `W`.
+    fn of_few<W: Number, X: Number, E: Weight>(inputs: Matrix<'_, X>, weights: Matrix<'_, E>) -> Self {
+        let (rows, tokens) = (weights.rows(), inputs.rows());
+        let mut values = vec![0.0; rows * tokens];
+        few_of::<W, X, E>(inputs, weights, &mut values);
+        Sums { values, tokens, rows, stride: rows }
+    }
+
+    /// The same of many rows, which are as they were.
+    fn of_many<X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>) -> Self {
         let (rows, tokens) = (weights.rows(), inputs.len() / weights.width());
-        if form == Form::Few {
-            let mut values = vec![0.0; rows * tokens];
-            few_of::<W, X, E>(inputs, weights, &mut values);
-            return Sums { values, tokens, rows, stride: rows };
-        }
-        let stride = rows.next_multiple_of(panel::<W>());
+        let stride = rows.next_multiple_of(PANEL);
         let mut values = vec![0.0; tokens * stride];
         Many::new(inputs, weights.width()).products(weights, &mut values, stride);
         Sums { values, tokens, rows, stride }
@@ -473,61 +485,130 @@ impl Sums {
     }
 }
 
-/// Widens rows into the order in which [`few`] takes them for weights of their own type.
-pub(crate) fn spread<W: Number>(from: &[W], width: usize, to: &mut [f32]) {
+/// Rows that [`spread`] has widened, for weights of their own type.
+pub(crate) struct Wide {
+    values: Vec<f32>,
+    width: usize,
+    /// Distance of neighbouring rows.
+    stride: usize,
+}
+
+impl Wide {
+    /// Rows of `width` elements, on all threads if they are worth it.
+    pub(crate) fn new<W: Number>(rows: &[W], width: usize) -> Self {
+        // Rows that lie a power of two apart would push each other out of the caches.
+        let stride = if takes_apart() { width + LINE } else { width };
+        let count = rows.len().checked_div(width).unwrap_or(0);
+        let mut values = vec![0.0; count * stride];
+        // Whole rows, about as many elements as are worth a thread.
+        let each = ((1 << 15) / width.max(1)).max(1);
+        let shared = Shared::new(&mut values);
+        threads::share(count.div_ceil(each), |piece| {
+            for row in piece * each..count.min((piece + 1) * each) {
+                // SAFETY: pieces have rows of their own.
+                spread(&rows[row * width..][..width], unsafe { shared.part(row * stride, width) });
+            }
+        });
+        Wide { values, width, stride }
+    }
+
+    /// Some of them.
+    fn part(&self, rows: &Range<usize>) -> Matrix<'_, f32> {
+        let values = self.values.get(rows.start * self.stride..).unwrap_or_default();
+        Matrix::apart(values, rows.len(), self.width, self.stride).unwrap_or(Matrix::dense(&[], self.width))
+    }
+}
+
+/// Widens a row into the order in which [`few_of`] takes it for weights of its own type.
+pub(crate) fn spread<W: Number>(from: &[W], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::spread(from, to) };
+    }
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
-        let rows = from.chunks_exact(width.max(1)).zip(to.chunks_exact_mut(width.max(1)));
         // SAFETY: the processor has the instructions.
-        rows.for_each(|(from, to)| unsafe { avx2::spread(from, to) });
-        return;
+        return unsafe { avx2::spread(from, to) };
     }
-    let _ = width;
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }
 
 /// Columns of a panel of weights: the sums of so many neighbours are written at a time.
-pub(crate) fn panel<W: Number>() -> usize {
-    if takes_narrow::<W>() { 32 } else { 16 }
-}
+pub(crate) const PANEL: usize = 16;
 
 /// Whether products of few rows take inputs as they are.
-pub(crate) fn takes_narrow<W: Number>() -> bool {
+fn takes_narrow<W: Number>() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return W::IS_BF16 && vectors::has_avx512();
+    return W::IS_BF16 && vectors::has_avx512_bf16();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
-/// `out[token][row] = weights[row] . inputs[token]`. Inputs that are not of the weights' type are f32, as [`spread`] has set them.
-pub(crate) fn few<X: Number, W: Number>(inputs: &[X], weights: Matrix<'_, W>, out: &mut [f32]) {
-    few_of::<W, X, W>(inputs, weights, out);
+/// Whether products take rows of a matrix that lie apart as they are, rather than a copy of them.
+pub(crate) fn takes_apart() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return vectors::has_avx512();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
-/// [`few`] with inputs for elements of `W`, and weights that may be integers.
-pub(crate) fn few_of<W: Number, X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(inputs) = X::as_bf16(inputs)
-        && vectors::has_avx512()
-    {
-        let rows = weights.rows();
-        let tokens = inputs.len() / weights.width().max(1);
-        // SAFETY: the processor has the instructions.
-        unsafe {
-            if let (1, Some(weights)) = (tokens, weights.map(E::as_int8)) {
-                return int8::dots_of_one(inputs, weights, out);
-            }
-            if in_bf16(weights, tokens, |first, weights| avx512::dots(inputs, weights, &mut out[first..], rows)) {
-                return;
-            }
+/// A few rows of the input of products with weights of the same type on one thread.
+pub(crate) enum Few<'a, X> {
+    /// As they are.
+    Plain(Matrix<'a, X>),
+    /// Widened.
+    Wide(Wide),
+}
+
+impl<'a, X: Number> Few<'a, X> {
+    /// Rows of `width` elements.
+    pub(crate) fn new(rows: &'a [X], width: usize) -> Self {
+        if takes_narrow::<X>() || !X::IS_BF16 {
+            return Few::Plain(Matrix::dense(rows, width));
+        }
+        Few::Wide(Wide::new(rows, width))
+    }
+
+    /// `out[token][row] = weights[row] . inputs[token]`.
+    pub(crate) fn products(&self, weights: Matrix<'_, X>, out: &mut [f32]) {
+        match self {
+            Few::Plain(rows) => few_of::<X, X, X>(*rows, weights, out),
+            Few::Wide(wide) => few_of::<X, f32, X>(wide.part(&(0..wide.values.len() / wide.stride)), weights, out),
         }
     }
-    let Some(inputs) = X::as_f32(inputs) else {
-        let mut wide = vec![0.0; inputs.len()];
-        spread(inputs, weights.width(), &mut wide);
-        return few_of::<X, f32, E>(&wide, weights, out);
+}
+
+/// `out[token][row] = weights[row] . inputs[token]`, with inputs for elements of `W`, and weights that may be integers. Inputs that are
+/// not of that type are f32, as [`spread`] has set them.
+pub(crate) fn few_of<W: Number, X: Number, E: Weight>(inputs: Matrix<'_, X>, weights: Matrix<'_, E>, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(inputs) = inputs.map(X::as_bf16)
+        && vectors::has_avx512_bf16()
+        && E::KIND != Kind::F32
+    {
+        // SAFETY: the processor has the instructions.
+        unsafe {
+            if inputs.rows() == 1 {
+                return avx512::dots::<Pairs, E>(inputs, weights, out, weights.rows());
+            }
+            let all = weights.rows();
+            in_bf16(weights, inputs.rows(), |first, weights| {
+                avx512::dots::<Pairs, bf16>(inputs, weights, &mut out[first..], all);
+            });
+        }
+        return;
+    }
+    let Some(inputs) = inputs.map(X::as_f32) else {
+        let wide = Wide::new(&inputs.values(), inputs.width());
+        return few_of::<X, f32, E>(wide.part(&(0..inputs.rows())), weights, out);
     };
-    let (weights, width) = (&*weights.values(), weights.width());
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::dots::<Singles<W>, E>(inputs, weights, out, weights.rows()) };
+    }
+    let (inputs, weights, width) = (&*inputs.values(), &*weights.values(), weights.width());
     #[cfg(target_arch = "x86_64")]
     if vectors::has_avx2() {
         // SAFETY: the processor has the instructions.
@@ -545,7 +626,7 @@ pub(crate) struct Many<'a, X, E> {
 enum ManyRows<'a, X> {
     /// As they are.
     Plain(&'a [X]),
-    /// For panels of bfloat16.
+    /// As panels.
     #[cfg(target_arch = "x86_64")]
     Panels(panels::Packed),
 }
@@ -554,25 +635,22 @@ impl<'a, X: Number, E: Weight> Many<'a, X, E> {
     /// Rows of `width` elements.
     pub(crate) fn new(inputs: &'a [X], width: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(inputs) = X::as_bf16(inputs)
-            && vectors::has_avx512()
-            && E::KIND != Kind::F32
-        {
+        if vectors::has_avx512() {
             // SAFETY: the processor has the instructions.
-            let rows = ManyRows::Panels(unsafe { panels::Packed::here(inputs, width) });
+            let rows = ManyRows::Panels(unsafe { panels::Packed::here(inputs, width, E::KIND == Kind::F32) });
             return Many { rows, weights: PhantomData };
         }
         let _ = width;
         Many { rows: ManyRows::Plain(inputs), weights: PhantomData }
     }
 
-    /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`panel`].
+    /// `out[token][row] = weights[row] . inputs[token]` with rows of `out` `stride` apart, a multiple of [`PANEL`].
     pub(crate) fn products(&self, weights: Matrix<'_, E>, out: &mut [f32], stride: usize) {
         let inputs = match &self.rows {
             ManyRows::Plain(inputs) => inputs,
             #[cfg(target_arch = "x86_64")]
             ManyRows::Panels(inputs) => {
-                // SAFETY: who has panels of bfloat16 may use the instructions.
+                // SAFETY: who has panels may use the instructions.
                 return unsafe { panels::products(inputs, 0..inputs.rows(), weights, out, stride) };
             }
         };

@@ -64,7 +64,6 @@ impl<'a, W: Copy> Matrix<'a, W> {
     }
 
     /// The same rows of elements that `of` takes for the same.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn map<V>(&self, of: impl FnOnce(&'a [W]) -> Option<&'a [V]>) -> Option<Matrix<'a, V>> {
         let values = of(self.values)?;
         Some(Matrix { values, rows: self.rows, width: self.width, stride: self.stride })

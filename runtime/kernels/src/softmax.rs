@@ -105,9 +105,7 @@ impl Lanes for Weights<'_> {
 /// Rows of weights may be longer than there are values: what is behind is left out.
 pub(crate) fn weigh<V: Number>(weights: &[f32], values: Matrix<'_, V>, rescale: &[f32], total: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(values) = values.map(V::as_bf16)
-        && vectors::has_avx512()
-    {
+    if vectors::has_avx512() {
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::weigh(weights, values, rescale, total) };
     }

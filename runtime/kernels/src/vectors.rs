@@ -2,7 +2,7 @@
 //!
 //! Invariant: code for an instruction set runs only where the processor was found to have it. Most kernels are safe
 //! code over arrays of lanes, of which the compiler makes one version for each set; products are written for AVX2
-//! ([`crate::avx2`]), for AVX-512 with bfloat16 (`crate::avx512`) and for AMX (`crate::amx`) too. For AVX-512 the compiler
+//! ([`crate::avx2`]), for AVX-512 with and without bfloat16 (`crate::avx512`) and for AMX (`crate::amx`) too. For AVX-512 the compiler
 //! makes no versions: from sixteen lanes its code keeps sums in memory, slower than AVX2.
 
 use std::sync::OnceLock;
@@ -28,9 +28,12 @@ enum Level {
     /// AVX2 and FMA: eight lanes.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// These, and AVX-512 with its instructions for bfloat16.
+    /// These, and AVX-512 for words, bytes and shorter registers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// These, and AVX-512's instructions for bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     /// These, and AMX with its instruction for bfloat16.
     #[cfg(target_arch = "x86_64")]
     Amx,
@@ -41,11 +44,13 @@ fn level() -> Level {
     *LEVEL.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            let wide = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
-            if !wide || !is_x86_feature_detected!("avx512bf16") {
+            if !is_x86_feature_detected!("avx512bw") || !is_x86_feature_detected!("avx512vl") {
                 return Level::Avx2;
             }
-            return if amx::request() { Level::Amx } else { Level::Avx512 };
+            if !is_x86_feature_detected!("avx512bf16") {
+                return Level::Avx512;
+            }
+            return if amx::request() { Level::Amx } else { Level::Avx512Bf16 };
         }
         Level::Portable
     })
@@ -57,10 +62,16 @@ pub(crate) fn has_avx2() -> bool {
     level() != Level::Portable
 }
 
-/// Whether there is AVX-512 with its instructions for bfloat16, for kernels that are written for them.
+/// Whether there is AVX-512, for kernels that are written for it.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx512() -> bool {
-    matches!(level(), Level::Avx512 | Level::Amx)
+    matches!(level(), Level::Avx512 | Level::Avx512Bf16 | Level::Amx)
+}
+
+/// Whether there are AVX-512's instructions for bfloat16 too.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512_bf16() -> bool {
+    matches!(level(), Level::Avx512Bf16 | Level::Amx)
 }
 
 /// Whether there are AVX-512 and AMX with their instructions for bfloat16, for kernels that are written for both.
@@ -76,7 +87,7 @@ pub(crate) fn vectorize<K: Lanes>(lanes: K) -> K::Output {
         Level::Portable => lanes.run::<8, { cfg!(target_arch = "aarch64") }>(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` found these instructions.
-        Level::Avx2 | Level::Avx512 | Level::Amx => unsafe { avx2(lanes) },
+        Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { avx2(lanes) },
     }
 }
 

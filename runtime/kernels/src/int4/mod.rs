@@ -69,7 +69,7 @@ thread_local! {
 /// and is in the caches when it is multiplied. `tokens` is how many rows of input they meet.
 ///
 /// # Safety
-/// The processor has AVX-512 with bfloat16.
+/// The processor has AVX-512.
 #[cfg(target_arch = "x86_64")]
 pub(crate) unsafe fn in_bf16(weights: Packed<'_>, tokens: usize, multiply: impl FnMut(usize, &[bf16])) {
     ROOM_OF_THREAD.with_borrow_mut(|Room { narrow, .. }| {
