@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::functions::narrow;
-use crate::linear::{Few, Many, PANEL, takes_apart};
 use crate::matrix::Matrix;
 use crate::number::Number;
+use crate::products::{Few, Many, PANEL, takes_apart};
 use crate::softmax::{Rows, weigh};
 pub use crate::stored::Stored;
 use crate::threads::{self, Shared};

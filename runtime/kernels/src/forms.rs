@@ -9,9 +9,9 @@ use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
 use crate::int4::Widen;
-use crate::linear::{Many, PANEL, few_of, spread};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
+use crate::products::{Many, PANEL, few_of, spread};
 use crate::softmax::{Weigh, Weights, weigh, weights_of};
 #[cfg(target_arch = "x86_64")]
 use crate::vectors;

@@ -37,6 +37,7 @@ pub mod norm;
 mod number;
 #[cfg(target_arch = "x86_64")]
 mod panels;
+mod products;
 pub mod profile;
 mod softmax;
 mod stored;
