@@ -84,24 +84,29 @@ impl Script {
         self.0.lock().expect("a lock").tokens = tokens.to_vec();
     }
 
-    fn next(&self, position: u32) -> u32 {
+    /// What comes after `token` at `position`.
+    fn next(&self, token: u32, position: u32) -> u32 {
         let mut told = self.0.lock().expect("a lock");
-        // A position that does not go on begins another request.
-        if !told.last.is_some_and(|last| position == last || position == last + 1) {
+        let said = |told: &Told| usize::try_from(position.checked_sub(told.base)?).ok();
+        // What goes on was said before, or lies at the next position, where a grammar had another token said. Answers to one prompt
+        // need not begin in one step.
+        let was_said = said(&told)
+            .is_some_and(|said| said.checked_sub(1).is_none_or(|before| told.tokens.get(before) == Some(&token)));
+        if !was_said && !told.last.is_some_and(|last| position == last || position == last + 1) {
             told.base = position;
         }
         told.last = Some(position);
-        let said = usize::try_from(position - told.base).expect("a place");
-        told.tokens.get(said).copied().unwrap_or(END)
+        said(&told).and_then(|said| told.tokens.get(said).copied()).unwrap_or(END)
     }
 }
 
 impl Runner for Script {
     fn run(&mut self, batch: &Batch) -> Result<Logits, RunError> {
-        let positions = batch.input(StepInput::Positions);
+        let (tokens, positions) = (batch.input(StepInput::TokenIds), batch.input(StepInput::Positions));
         let mut values = Vec::new();
         for row in &batch.input(StepInput::LogitRows)[..batch.logits()] {
-            let best = self.next(positions[usize::try_from(*row).expect("a row")].cast_unsigned());
+            let row = usize::try_from(*row).expect("a row");
+            let best = self.next(tokens[row].cast_unsigned(), positions[row].cast_unsigned());
             values.extend((0..VOCABULARY).map(|token| if token == best { 9.0_f32 } else { 0.0 }));
         }
         Ok(Logits::new(values, VOCABULARY as usize))
