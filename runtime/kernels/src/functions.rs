@@ -69,6 +69,33 @@ pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
     out
 }
 
+/// `x = cap * tanh(x / cap)`.
+pub(crate) fn softcap(values: &mut [f32], cap: f32) {
+    vectorize(SoftCap { values, cap });
+}
+
+struct SoftCap<'a> {
+    values: &'a mut [f32],
+    cap: f32,
+}
+
+impl Lanes for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const L: usize, const FUSED: bool>(self) {
+        let SoftCap { values, cap } = self;
+        for part in values.chunks_mut(L) {
+            let mut twice = [0.0_f32; L];
+            twice.iter_mut().zip(&*part).for_each(|(twice, value)| *twice = 2.0 * (value / cap));
+            let powers = exp::<L, FUSED>(twice);
+            for (value, power) in part.iter_mut().zip(powers) {
+                *value = cap * (1.0 - 2.0 / (power + 1.0));
+            }
+        }
+    }
+}
+
 /// Rounds each number. Those below the least normal one may become 0.
 pub(crate) fn narrow<W: Number>(from: &[f32], to: &mut [W]) {
     #[cfg(target_arch = "x86_64")]

@@ -57,10 +57,11 @@ impl Handler for Linear {
             return Err(format!("{LINEAR} takes rows, weights and how many rows are real, and gives results"));
         };
         let (x, outs) = (Real::new(x, real)?, call.outputs.as_mut_slice());
+        let cap = call.attributes.get("softcap").map(|_| call.attributes.f32("softcap")).transpose()?;
         match (x.of.element(), to) {
-            (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weights, outs),
-            (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weights, outs),
-            (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weights, outs),
+            (ElementType::BF16, ElementType::BF16) => linear::<bf16, bf16>(x, weights, cap, outs),
+            (ElementType::BF16, ElementType::F32) => linear::<bf16, f32>(x, weights, cap, outs),
+            (ElementType::F32, ElementType::F32) => linear::<f32, f32>(x, weights, cap, outs),
             (of, to) => Err(format!("{LINEAR} cannot make {to:?} of {of:?}")),
         }
     }
@@ -69,6 +70,7 @@ impl Handler for Linear {
 fn linear<X: Number, Y: Number>(
     x: Real<'_, '_>,
     weights: &[Operand<'_>],
+    softcap: Option<f32>,
     outs: &mut [Output<'_>],
 ) -> Result<(), String> {
     let (inputs, matrices) = inputs::<X>(LINEAR, x, weights)?;
@@ -79,7 +81,7 @@ fn linear<X: Number, Y: Number>(
     for (matrix, out) in matrices.into_iter().zip(outs) {
         products.push((matrix, x.results(out.values::<Y>()?)));
     }
-    inputs.products(products).map_err(|error| error.to_string())
+    inputs.capped(softcap).products(products).map_err(|error| error.to_string())
 }
 
 /// Weights, and their dimensions `[.., out, in]`.

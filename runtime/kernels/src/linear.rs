@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::functions::{gated, narrow};
+use crate::functions::{gated, narrow, softcap};
 use crate::int4::{self, Packed};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
@@ -73,6 +73,8 @@ pub struct Inputs<'a, W> {
     /// Elements of all rows.
     length: usize,
     width: usize,
+    /// What bounds products.
+    softcap: Option<f32>,
 }
 
 /// Rows as products want them.
@@ -98,18 +100,24 @@ impl<'a, W: Number> Inputs<'a, W> {
         if form == Form::Panels {
             // SAFETY: the processor has the instructions.
             let rows = Rows::Panels(unsafe { panels::Packed::new(rows, width, !W::IS_BF16) });
-            return Inputs { rows, length, width };
+            return Inputs { rows, length, width, softcap: None };
         }
         #[cfg(target_arch = "x86_64")]
         if let (Form::Tiles, Some(rows)) = (form, W::as_bf16(rows)) {
             // SAFETY: the processor has the instructions.
             let rows = Rows::Tiles(unsafe { amx::Packed::new(rows, width) });
-            return Inputs { rows, length, width };
+            return Inputs { rows, length, width, softcap: None };
         }
         if form == Form::Many || takes_narrow::<W>() {
-            return Inputs { rows: Rows::Narrow(rows), length, width };
+            return Inputs { rows: Rows::Narrow(rows), length, width, softcap: None };
         }
-        Inputs { rows: Rows::Wide(Wide::new(rows, width)), length, width }
+        Inputs { rows: Rows::Wide(Wide::new(rows, width)), length, width, softcap: None }
+    }
+
+    /// The same rows, whose products `y` become `cap * tanh(y / cap)` if there is a cap.
+    #[must_use]
+    pub fn capped(self, softcap: Option<f32>) -> Self {
+        Inputs { softcap, ..self }
     }
 
     /// `out [tokens, rows] = inputs [tokens, width] * weights [rows, width]^T`, on all threads.
@@ -140,7 +148,10 @@ impl<'a, W: Number> Inputs<'a, W> {
                 works.partition_point(|(first, ..)| *first <= number).checked_sub(1).and_then(|at| works.get(at));
             let Some((start, cut, weights, out)) = work else { return };
             let (columns, tokens) = cut.piece(number - start);
-            let sums = self.sums(weights, &columns, &tokens);
+            let mut sums = self.sums(weights, &columns, &tokens);
+            if let Some(cap) = self.softcap {
+                softcap(&mut sums.values, cap);
+            }
             // SAFETY: each piece has columns of its own, or rows of its own.
             unsafe { sums.give(out, cut.rows, columns.start, tokens.start) };
         });

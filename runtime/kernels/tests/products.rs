@@ -172,6 +172,23 @@ fn values_that_are_no_numbers_stay_in_their_row_and_column() {
 }
 
 #[test]
+fn capped_products_are_those_of_tanh() {
+    let mut inputs: Vec<f32> = (-4000..4000).map(|at| at as f32 / 7.0).collect();
+    inputs.extend([0.0, 1e-20, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
+    for cap in [30.0_f32, 0.5] {
+        let mut out = vec![0.0_f32; inputs.len()];
+        Inputs::new(&inputs, 1).capped(Some(cap)).product(&[1.0_f32], &mut out).unwrap();
+        for (x, y) in inputs.iter().zip(out) {
+            let exact = f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh();
+            assert!(
+                (f64::from(y) - exact).abs() <= 3e-7 * f64::from(cap) || x.is_nan() && y.is_nan(),
+                "{x}: {y}, {exact}"
+            );
+        }
+    }
+}
+
+#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let inputs = [1.0_f32; 12];
     assert!(Inputs::<f32>::new(&inputs, 5).product(&[1.0_f32; 10], &mut [0.0_f32; 4]).is_err());

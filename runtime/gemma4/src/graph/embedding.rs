@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use gemma4_hlo::{Builder, Combine, Comparison, ElementType, HloError, Value};
+use gemma4_hlo::{Builder, Combine, Comparison, HloError, Value};
 
 use super::GraphError;
 use super::kernels::Operators;
@@ -93,12 +93,7 @@ pub(super) fn logits(b: &mut Builder, step: &mut Step<'_>, rows: Value, real: Va
     let norm = step.weights.global(Role::FinalNorm)?;
     let rows = operators.norm(b, rows, norm, text.rms_norm_eps, None)?;
     let head = step.weights.global_matrix(if text.tied_embeddings { Role::Embedding } else { Role::Head })?;
-    let mut logits = operators.linear(b, rows, head, ElementType::F32)?;
-    if let Some(cap) = text.final_logit_softcap {
-        let capped = scaled(b, logits, 1.0 / cap)?;
-        let capped = b.tanh(capped)?;
-        logits = scaled(b, capped, cap)?;
-    }
+    let mut logits = operators.capped(b, rows, head, text.final_logit_softcap)?;
     if step.rank.is_some() {
         logits = b.all_gather(logits, 1, &step.groups)?;
     }

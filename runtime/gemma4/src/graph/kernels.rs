@@ -27,7 +27,7 @@ pub enum Kernels {
 /// or bfloat16; a weight, here and below, may also be integers of eight bits with an operand `[out]` of float32 behind it, which
 /// the sums are multiplied by, or words of 16 bits with an operand `[out, in / 32]` of bfloat16 behind it, as
 /// [`Quantization::Int4`](crate::quantization::Quantization::Int4) says; the results `[T, out]`, as many as there are weights, are of
-/// that type or float32.
+/// that type or float32. With an attribute `softcap`, in f32, each sum `y` becomes `softcap * tanh(y / softcap)`.
 pub const LINEAR: &str = "gemma4.linear.v3";
 
 /// `gelu(x * gate^T) * (x * up^T)`. Operands are `x [T, in]`, `gate` and `up` `[out, in]` of one type, float32 or bfloat16; both
@@ -106,6 +106,21 @@ impl Operators {
         Ok(results.first().copied().unwrap_or(x))
     }
 
+    /// [`Self::linear`] in float32, of which each `y` becomes `cap * tanh(y / cap)` if there is a cap.
+    pub(super) fn capped(self, b: &mut Builder, x: Value, weight: Matrix, cap: Option<f64>) -> Result<Value, HloError> {
+        let Some(cap) = cap else { return self.linear(b, x, weight, ElementType::F32) };
+        if self.kernels == Kernels::Hlo {
+            let y = numerics::linear(b, x, weight, ElementType::F32)?;
+            let y = numerics::scaled(b, y, 1.0 / cap)?;
+            let y = b.tanh(y)?;
+            return numerics::scaled(b, y, cap);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "products are in f32")]
+        let config = vec![("softcap".to_owned(), Attribute::F32(cap as f32))];
+        let results = self.linear_call(b, x, &[weight], ElementType::F32, config)?;
+        Ok(results.first().copied().unwrap_or(x))
+    }
+
     /// [`LINEAR`] with all weights, which then are read in one go.
     pub(super) fn products(
         self,
@@ -114,12 +129,23 @@ impl Operators {
         weights: &[Matrix],
         result: ElementType,
     ) -> Result<Vec<Value>, HloError> {
+        self.linear_call(b, x, weights, result, Vec::new())
+    }
+
+    fn linear_call(
+        self,
+        b: &mut Builder,
+        x: Value,
+        weights: &[Matrix],
+        result: ElementType,
+        config: Vec<(String, Attribute)>,
+    ) -> Result<Vec<Value>, HloError> {
         let rows = first_dim(b, x)?;
         let mut results = Vec::with_capacity(weights.len());
         for weight in weights {
             results.push(Shape::new(result, [rows, first_dim(b, weight.values)?]));
         }
-        let call = CustomCall { target: LINEAR.to_owned(), results, ..CustomCall::default() };
+        let call = CustomCall { target: LINEAR.to_owned(), results, config, ..CustomCall::default() };
         let weights = weights.iter().copied().flat_map(Matrix::operands);
         let operands: Vec<Value> = [x].into_iter().chain(weights).chain([self.real]).collect();
         b.custom_call(&call, &operands)
