@@ -42,7 +42,7 @@ pub(crate) trait Arithmetic: Sized {
     type Input: Number;
     /// Neighbours, 32 of them, as they are multiplied. Where there are fewer, the others are 0.
     type Factors: Copy;
-    /// How many elements one lane of a product of [`Self::unit`]s multiplies.
+    /// How many elements one lane of a product of [`Self::units`] multiplies.
     const UNIT: usize;
 
     /// The first 32 elements of an input.
