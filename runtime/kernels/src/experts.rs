@@ -78,17 +78,18 @@ impl<W: Number> Experts<'_, W> {
         over(
             &runs,
             inner,
-            |run| columns(&self.gate_up, run.count, hidden),
+            |run| columns(&self.gate_up, 2, run.count, hidden),
             |number, run, columns| {
                 let of = |first: usize| self.gate_up.part(&(first * inner..(first + 1) * inner), hidden);
                 let (gates, ups) = (of(2 * run.expert), of(2 * run.expert + 1));
-                let mut gate = inputs[number].sums(&gates, &columns, &(0..run.count));
-                gated::<W>(&mut gate.values, &inputs[number].sums(&ups, &columns, &(0..run.count)).values);
-                for row in 0..run.count {
-                    // SAFETY: each piece has rows and columns of its own.
-                    let to = unsafe { shared.part((run.first + row) * inner + columns.start, columns.len()) };
-                    narrow(gate.of_token(row), to);
-                }
+                inputs[number].parts([&gates, &ups], &columns, &(0..run.count), |[gate, up], place| {
+                    gated::<W>(gate.values, up.values);
+                    for (row, sums) in (run.first + place.token..).zip(gate.of_tokens()) {
+                        // SAFETY: each piece has rows and columns of its own.
+                        let to = unsafe { shared.part(row * inner + place.column, sums.len()) };
+                        narrow(sums, to);
+                    }
+                });
             },
         );
         let inputs = of_runs(&runs, &inners, inner);
@@ -97,15 +98,16 @@ impl<W: Number> Experts<'_, W> {
         over(
             &runs,
             hidden,
-            |run| columns(&self.down, run.count, inner),
+            |run| columns(&self.down, 1, run.count, inner),
             |number, run, columns| {
                 let weights = self.down.part(&(run.expert * hidden..(run.expert + 1) * hidden), inner);
-                let sums = inputs[number].sums(&weights, &columns, &(0..run.count));
-                for (row, pair) in order[run.first..][..run.count].iter().enumerate() {
-                    // SAFETY: a pair has one expert, and each piece has columns of its own.
-                    let to = unsafe { shared.part(pair * hidden + columns.start, columns.len()) };
-                    to.iter_mut().zip(sums.of_token(row)).for_each(|(to, sum)| *to = W::narrow(*sum).widen());
-                }
+                inputs[number].parts([&weights], &columns, &(0..run.count), |[sums], place| {
+                    for (pair, sums) in order[run.first + place.token..].iter().zip(sums.of_tokens()) {
+                        // SAFETY: a pair has one expert, and each piece has columns of its own.
+                        let to = unsafe { shared.part(pair * hidden + place.column, sums.len()) };
+                        to.iter_mut().zip(sums).for_each(|(to, sum)| *to = W::narrow(*sum).widen());
+                    }
+                });
             },
         );
         let shared = Shared::new(out);

@@ -8,7 +8,7 @@ use crate::amx;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
 use crate::functions::{Gate, gated};
-use crate::int4::Widen;
+use crate::int4::{Row, Widen};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
 use crate::products::{Many, PANEL, few_of, spread};
@@ -76,16 +76,25 @@ fn products_in_tiles(tokens: usize, rows: usize, width: usize, x: &[f32], w: &[f
     Dots { inputs: &widened(&inputs), weights: &weights, width, out: &mut portable }.run::<8, false>();
     let apart: Vec<bf16> = weights.chunks_exact(width).flat_map(|row| [row, &[bf16::NAN; 3]].concat()).collect();
     let apart = Matrix::apart(&apart, rows, width, width + 3).expect("as many rows");
-    let stride = rows.next_multiple_of(amx::SIDE);
     // SAFETY: the processor has the instructions.
     let (packed, alone) = unsafe { (amx::Packed::new(&inputs, width), amx::Packed::here(&inputs, width)) };
-    for first in (0..tokens).step_by(amx::SIDE) {
+    let mirrored: Vec<bf16> = weights.iter().map(|weight| -*weight).collect();
+    for first in (0..tokens).step_by(amx::BLOCK) {
         for (inputs, weights) in [(&packed, Matrix::dense(&weights, width)), (&alone, apart)] {
-            let mut out = vec![0.0; (tokens - first) * stride];
+            let both = [weights, Matrix::dense(&mirrored, width)].map(amx::Lines::Elements);
+            let mut out = [vec![f32::NAN; (tokens - first) * rows], vec![f32::NAN; (tokens - first) * rows]];
+            let take = |squares: &mut [amx::Square; 2], row: usize, token: usize| {
+                let (each, count) = ((rows - row).min(amx::BLOCK), tokens - first - token);
+                for (square, out) in squares.iter_mut().zip(&mut out) {
+                    for (at, sums) in square.rows(count).chunks(amx::BLOCK).enumerate() {
+                        out[(token + at) * rows + row..][..each].copy_from_slice(&sums[..each]);
+                    }
+                }
+            };
             // SAFETY: as above.
-            unsafe { amx::products(inputs, first..tokens, weights, &mut out, stride) };
-            let out: Vec<f32> = out.chunks(stride).flat_map(|row| row[..rows].to_vec()).collect();
-            near(&portable[first * rows..], &out);
+            unsafe { amx::products(inputs, first..tokens, both, take) };
+            near(&portable[first * rows..], &out[0]);
+            near(&portable[first * rows..], &out[1].iter().map(|sum| -sum).collect::<Vec<f32>>());
         }
     }
 }
@@ -96,7 +105,7 @@ proptest! {
 
     #[test]
     fn any_product_in_tiles(
-        (tokens, rows, width, x, w) in (1_usize..70, 1_usize..80, 1_usize..290).prop_flat_map(|(tokens, rows, width)| {
+        (tokens, rows, width, x, w) in (1_usize..110, 1_usize..80, 1_usize..290).prop_flat_map(|(tokens, rows, width)| {
             (Just(tokens), Just(rows), Just(width), numbers(tokens * width), numbers(rows * width))
         }),
     ) {
@@ -106,6 +115,7 @@ proptest! {
     #[test]
     fn deep_products_in_tiles(x in numbers(40 * 1_120), w in numbers(40 * 1_120)) {
         products_in_tiles(40, 40, 1_120, &x, &w);
+        products_in_tiles(80, 40, 560, &x, &w[..40 * 560]);
     }
 
     #[test]
@@ -161,20 +171,20 @@ proptest! {
     ) {
         let scales: Vec<bf16> = narrowed(&scales);
         let mut portable = vec![f32::NAN; scales.len() * 32];
-        Widen { words: &words, scales: &scales, to: &mut portable }.run::<8, false>();
+        Widen { row: Row::new(&words, &scales), to: &mut portable }.run::<8, false>();
         for (at, number) in portable.iter().enumerate() {
             let nibble = i32::from(words[at / 128 * 32 + at % 32] >> (4 * (at / 32 % 4)) & 15);
             let integer = if nibble < 8 { nibble } else { nibble - 16 };
             prop_assert_eq!(*number, integer as f32 * scales[at / 32].widen());
         }
         let mut ours = vec![f32::NAN; portable.len()];
-        vectorize(Widen { words: &words, scales: &scales, to: &mut ours });
+        vectorize(Widen { row: Row::new(&words, &scales), to: &mut ours });
         prop_assert_eq!(&portable, &ours);
         #[cfg(target_arch = "x86_64")]
         if vectors::has_avx512() {
             let mut ours = vec![bf16::NAN; portable.len()];
             // SAFETY: the processor has the instructions.
-            unsafe { crate::int4::avx512::widen(&words, &scales, &mut ours) };
+            unsafe { crate::int4::avx512::widen(Row::new(&words, &scales), &mut ours) };
             prop_assert_eq!(widened(&narrowed::<bf16>(&portable)), widened(&ours));
         }
     }

@@ -108,6 +108,24 @@ pub(crate) fn narrow<W: Number>(from: &[f32], to: &mut [W]) {
     vectorize(Narrow { from, to });
 }
 
+/// Rounds the first `width` numbers of `count` rows that are `stride` apart, each into what `to` gives for it.
+pub(crate) fn narrow_rows<'a, W: Number>(
+    from: &[f32],
+    stride: usize,
+    width: usize,
+    count: usize,
+    to: impl Fn(usize) -> &'a mut [W],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if W::IS_BF16 && vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::run(avx512::NarrowRows { from, stride, width, count, to, element: PhantomData }) };
+    }
+    for row in 0..count {
+        narrow(&from[row * stride..][..width], to(row));
+    }
+}
+
 struct Narrow<'a, W> {
     from: &'a [f32],
     to: &'a mut [W],

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::functions::{gated, narrow, softcap};
+use crate::functions::{gated, narrow_rows, softcap};
 use crate::int4::{self, Packed};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
@@ -15,7 +15,6 @@ use crate::weights::Weights;
 use crate::{
     amx,
     avx512::{Pairs, Singles},
-    int8::in_bf16,
     panels,
 };
 
@@ -33,7 +32,16 @@ const PIECE_OF_ONE: usize = 512 << 10;
 const LEAST_OF_ONE: usize = 32 << 10;
 /// The same with tiles, of which the next ones are fetched while some are multiplied.
 #[cfg(target_arch = "x86_64")]
-const PIECE_OF_TILES: usize = 256 << 10;
+const PIECE_OF_TILES: usize = 512 << 10;
+/// Rows of the input that a piece of them has at most.
+#[cfg(target_arch = "x86_64")]
+const ROWS_OF_TILES: usize = 256;
+/// Sums of such a piece.
+#[cfg(target_arch = "x86_64")]
+const SUMS_OF_TILES: usize = 128 << 10;
+/// Pieces for each thread there: fewer, since each reads the input again.
+#[cfg(target_arch = "x86_64")]
+const PIECES_OF_TILES: usize = 2;
 /// Columns that a thread takes at a time where weights become panels, if that makes pieces enough.
 const COLUMNS: usize = 256;
 /// The same at least: a power of two less.
@@ -139,7 +147,7 @@ impl<'a, W: Number> Inputs<'a, W> {
         let mut works = Vec::with_capacity(products.len());
         let mut pieces = 0;
         for (weights, out) in products {
-            let cut = self.cut(&weights, out.len())?;
+            let cut = self.cut(&weights, 1, out.len())?;
             works.push((pieces, cut, weights, Shared::new(out)));
             pieces += cut.pieces();
         }
@@ -148,12 +156,13 @@ impl<'a, W: Number> Inputs<'a, W> {
                 works.partition_point(|(first, ..)| *first <= number).checked_sub(1).and_then(|at| works.get(at));
             let Some((start, cut, weights, out)) = work else { return };
             let (columns, tokens) = cut.piece(number - start);
-            let mut sums = self.sums(weights, &columns, &tokens);
-            if let Some(cap) = self.softcap {
-                softcap(&mut sums.values, cap);
-            }
-            // SAFETY: each piece has columns of its own, or rows of its own.
-            unsafe { sums.give(out, cut.rows, columns.start, tokens.start) };
+            self.parts([weights], &columns, &tokens, |[sums], place| {
+                if let Some(cap) = self.softcap {
+                    softcap(sums.values, cap);
+                }
+                // SAFETY: each piece has columns of its own, or rows of its own, and so has each part of it.
+                unsafe { sums.give(out, cut.rows, place) };
+            });
         });
         Ok(())
     }
@@ -168,15 +177,16 @@ impl<'a, W: Number> Inputs<'a, W> {
         up: &Weights<'_, W>,
         out: &mut [Y],
     ) -> Result<(), LinearError> {
-        let cut = self.cut(gate, out.len())?;
-        self.cut(up, out.len())?;
+        let cut = self.cut(gate, 2, out.len())?;
+        self.cut(up, 2, out.len())?;
         let out = Shared::new(out);
         threads::share(cut.pieces(), |number| {
             let (columns, tokens) = cut.piece(number);
-            let mut sums = self.sums(gate, &columns, &tokens);
-            gated::<W>(&mut sums.values, &self.sums(up, &columns, &tokens).values);
-            // SAFETY: as above.
-            unsafe { sums.give(&out, cut.rows, columns.start, tokens.start) };
+            self.parts([gate, up], &columns, &tokens, |[gate, up], place| {
+                gated::<W>(gate.values, up.values);
+                // SAFETY: as above.
+                unsafe { gate.give(&out, cut.rows, place) };
+            });
         });
         Ok(())
     }
@@ -191,7 +201,7 @@ impl<'a, W: Number> Inputs<'a, W> {
         rows: &LayerRows<'_, W>,
         out: &mut [Y],
     ) -> Result<(), LinearError> {
-        let cut = self.cut(gate, out.len())?;
+        let cut = self.cut(gate, 1, out.len())?;
         let LayerRows { values, layers, width, layer } = *rows;
         let all = cut.tokens.checked_mul(layers).and_then(|all| all.checked_mul(width));
         if width != cut.rows || layer >= layers || all != Some(values.len()) {
@@ -200,22 +210,23 @@ impl<'a, W: Number> Inputs<'a, W> {
         let out = Shared::new(out);
         threads::share(cut.pieces(), |number| {
             let (columns, tokens) = cut.piece(number);
-            let mut sums = self.sums(gate, &columns, &tokens);
-            let mut factors = vec![0.0; sums.values.len()];
-            for token in tokens.clone() {
-                let row = &values[(token * layers + layer) * width..][..width];
-                let factors = &mut factors[(token - tokens.start) * sums.stride..];
-                factors.iter_mut().zip(&row[columns.clone()]).for_each(|(factor, row)| *factor = row.widen());
-            }
-            gated::<W>(&mut sums.values, &factors);
-            // SAFETY: as above.
-            unsafe { sums.give(&out, cut.rows, columns.start, tokens.start) };
+            self.parts([gate], &columns, &tokens, |[sums], place| {
+                let mut factors = vec![0.0; sums.values.len()];
+                for (at, factors) in factors.chunks_mut(sums.stride).enumerate().take(sums.tokens) {
+                    let row = &values[((place.token + at) * layers + layer) * width..][place.column..width];
+                    factors.iter_mut().zip(&row[..sums.rows]).for_each(|(factor, row)| *factor = row.widen());
+                }
+                gated::<W>(sums.values, &factors);
+                // SAFETY: as above.
+                unsafe { sums.give(&out, cut.rows, place) };
+            });
         });
         Ok(())
     }
 
-    /// The pieces of a product with `weights` whose result has `length` elements.
-    fn cut(&self, weights: &Weights<'_, W>, length: usize) -> Result<Cut, LinearError> {
+    /// The pieces of a product with `weights`, and as many other matrices side by side as make `matrices`, whose results have `length`
+    /// elements.
+    fn cut(&self, weights: &Weights<'_, W>, matrices: usize, length: usize) -> Result<Cut, LinearError> {
         let width = self.width;
         let error = LinearError { inputs: self.length, weights: weights.len(), width, outputs: length };
         let tokens = self.length.checked_div(width).filter(|tokens| tokens * width == self.length).ok_or(error)?;
@@ -224,10 +235,14 @@ impl<'a, W: Number> Inputs<'a, W> {
             return Err(error);
         }
         let form = Form::of::<W>(tokens);
-        let mut cut = Cut { rows, tokens, each: columns(weights, tokens, width), band: form.band(tokens) };
+        let mut cut = Cut { rows, tokens, each: columns(weights, matrices, tokens, width), band: form.band(tokens) };
         // Panels and widened rows are made anew for each piece, but no thread may be without one.
         let is_cut = tokens >= BLOCKED_FROM || form == Form::Panels;
-        let is_few = |cut: &Cut| is_cut && cut.pieces() < PIECES * threads::count();
+        #[cfg(target_arch = "x86_64")]
+        let least = if form == Form::Tiles { PIECES_OF_TILES } else { PIECES };
+        #[cfg(not(target_arch = "x86_64"))]
+        let least = PIECES;
+        let is_few = |cut: &Cut| is_cut && cut.pieces() < least * threads::count();
         while is_few(&cut) && cut.each > LEAST_COLUMNS {
             cut.each = (cut.each / 2).next_multiple_of(LEAST_COLUMNS);
         }
@@ -238,13 +253,31 @@ impl<'a, W: Number> Inputs<'a, W> {
         Ok(cut)
     }
 
-    /// Products of some rows of the input with some rows of a matrix, on this thread.
-    pub(crate) fn sums(&self, weights: &Weights<'_, W>, columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
+    /// Products of some rows of the input with some rows of each matrix, all of which have as many, on this thread. Gives them to `take`
+    /// part by part, with their place in the result.
+    pub(crate) fn parts<const N: usize>(
+        &self,
+        weights: [&Weights<'_, W>; N],
+        columns: &Range<usize>,
+        tokens: &Range<usize>,
+        mut take: impl FnMut([Part<'_>; N], Place),
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Rows::Tiles(inputs) = &self.rows {
+            let weights = weights.map(|weights| weights.part(columns, self.width));
+            return Tiled { inputs, width: self.width, columns, tokens }.parts(&weights, take);
+        }
+        let mut sums = weights.map(|weights| self.sums(weights, columns, tokens));
+        take(sums.each_mut().map(Sums::part), Place { column: columns.start, token: tokens.start });
+    }
+
+    /// All of those with one matrix, where inputs are no tiles.
+    fn sums(&self, weights: &Weights<'_, W>, columns: &Range<usize>, tokens: &Range<usize>) -> Sums {
         match weights.part(columns, self.width) {
             Weights::Elements(elements) => self.sums_of(elements, tokens),
             Weights::Int8 { values, scales } => {
                 let mut sums = self.sums_of(values, tokens);
-                sums.scale(scales);
+                sums.part().scale(scales);
                 sums
             }
             Weights::Int4 { values, scales } => self.sums_of_packed(Packed::new(values, scales, self.width), tokens),
@@ -302,19 +335,9 @@ impl<'a, W: Number> Inputs<'a, W> {
                 unsafe { panels::products(inputs, tokens.clone(), weights, &mut values, stride) };
                 Sums { values, tokens: tokens.len(), rows: weights.rows(), stride }
             }
+            // Tiles give parts, and never all sums at a time.
             #[cfg(target_arch = "x86_64")]
-            Rows::Tiles(inputs) => {
-                let stride = weights.rows().next_multiple_of(amx::SIDE);
-                let mut values = vec![0.0; tokens.len() * stride];
-                // SAFETY: who has tiles may use the instructions. Inputs of tiles are bfloat16, so weights are that or integers: where
-                // there are tiles, integers of four bits are widened to bfloat16.
-                unsafe {
-                    in_bf16(weights, tokens.len(), |first, weights| {
-                        amx::products(inputs, tokens.clone(), weights, &mut values[first..], stride);
-                    });
-                }
-                Sums { values, tokens: tokens.len(), rows: weights.rows(), stride }
-            }
+            Rows::Tiles(_) => Sums::none(),
         }
     }
 }
@@ -391,17 +414,27 @@ impl Form {
         if self == Self::Panels {
             return ROWS_OF_PANELS.min(tokens).next_multiple_of(panels::PANEL);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Tiles {
+            let bands = tokens.div_ceil(ROWS_OF_TILES).max(1);
+            return tokens.div_ceil(bands).next_multiple_of(amx::BLOCK);
+        }
         tokens.clamp(1, ROWS)
     }
 }
 
 /// Columns that a thread takes at a time.
-pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width: usize) -> usize {
+pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, matrices: usize, tokens: usize, width: usize) -> usize {
     let (piece, tiles) = match Form::of::<W>(tokens) {
-        Form::Few if tokens == 1 => return columns_of_one(weights, width),
+        Form::Few if tokens == 1 => return columns_of_pieces(weights, width, PIECE_OF_ONE, TILES_OF_ONE),
         Form::Few => (PIECE, TILES),
         #[cfg(target_arch = "x86_64")]
-        Form::Tiles if tokens < BLOCKED_FROM => (PIECE_OF_TILES, LEAST_COLUMNS),
+        Form::Tiles if tokens < BLOCKED_FROM => return columns_of_pieces(weights, width, PIECE_OF_TILES, amx::BLOCK),
+        #[cfg(target_arch = "x86_64")]
+        Form::Tiles => {
+            return (SUMS_OF_TILES / matrices.max(1) / tokens.min(ROWS_OF_TILES) / amx::BLOCK * amx::BLOCK)
+                .clamp(2 * amx::BLOCK, 2 * COLUMNS);
+        }
         #[cfg(target_arch = "x86_64")]
         Form::Panels => {
             let columns = SUMS_OF_PANELS / tokens / panels::PANEL * panels::PANEL;
@@ -413,13 +446,14 @@ pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, tokens: usize, width:
     (piece / (width * size_of::<W>()).max(1)).max(1).next_multiple_of(tiles)
 }
 
-/// The same for one row of input, which takes as long as its weights take to be read: as much for each thread.
-fn columns_of_one<W: Number>(weights: &Weights<'_, W>, width: usize) -> usize {
+/// The same for products that take as long as their weights take to be read: as much for each thread, in whole tiles and in pieces of at
+/// most so many bytes.
+fn columns_of_pieces<W: Number>(weights: &Weights<'_, W>, width: usize, most: usize, tile: usize) -> usize {
     let rows = weights.rows(width).unwrap_or(0);
     let bytes = rows * weights.row_bytes(width);
     let threads = if bytes < LEAST_OF_ONE { 1 } else { threads::count() };
-    let pieces = bytes.div_ceil(PIECE_OF_ONE).max(1).next_multiple_of(threads);
-    rows.div_ceil(pieces).max(1).next_multiple_of(TILES_OF_ONE)
+    let pieces = bytes.div_ceil(most).max(1).next_multiple_of(threads);
+    rows.div_ceil(pieces).max(1).next_multiple_of(tile)
 }
 
 /// Rows from which on tiles pay.
@@ -454,6 +488,45 @@ impl Sums {
         Sums { values, tokens, rows, stride }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn none() -> Self {
+        Sums { values: Vec::new(), tokens: 0, rows: 0, stride: 0 }
+    }
+
+    /// All of them.
+    fn part(&mut self) -> Part<'_> {
+        Part { values: &mut self.values, tokens: self.tokens, rows: self.rows, stride: self.stride }
+    }
+
+    /// Takes over those of some rows of the matrix, from row `first` on.
+    fn place(&mut self, first: usize, part: &Self) {
+        for token in 0..self.tokens {
+            let from = &part.values[token * part.stride..][..part.rows];
+            self.values[token * self.stride + first..][..part.rows].copy_from_slice(from);
+        }
+    }
+}
+
+/// Some of the sums of a piece.
+pub(crate) struct Part<'a> {
+    /// `[tokens, stride]`; behind those of a token may be anything.
+    pub(crate) values: &'a mut [f32],
+    tokens: usize,
+    rows: usize,
+    /// Distance of neighbouring tokens.
+    stride: usize,
+}
+
+/// Where a part's sums belong in the result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// The row of the matrix.
+    pub(crate) column: usize,
+    /// The row of the input.
+    pub(crate) token: usize,
+}
+
+impl Part<'_> {
     /// Multiplies those of each row of the matrix by its scale.
     fn scale(&mut self, scales: &[f32]) {
         for sums in self.values.chunks_mut(self.stride.max(1)) {
@@ -461,27 +534,62 @@ impl Sums {
         }
     }
 
-    /// Takes over those of some rows of the matrix, from row `first` on.
-    fn place(&mut self, first: usize, part: &Self) {
-        for token in 0..self.tokens {
-            self.values[token * self.stride + first..][..part.rows].copy_from_slice(part.of_token(token));
-        }
+    /// Those of each row of the input.
+    pub(crate) fn of_tokens(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks(self.stride.max(1)).take(self.tokens).map(|row| &row[..self.rows])
     }
 
-    /// Those of one row of the input.
-    pub(crate) fn of_token(&self, token: usize) -> &[f32] {
-        &self.values[token * self.stride..][..self.rows]
-    }
-
-    /// Rounds them into `out` `[.., width]`, from column `column` and row `token` on.
+    /// Rounds them into `out` `[.., width]`.
     ///
     /// # Safety
     /// Nobody else has these elements of `out`.
-    unsafe fn give<Y: Number>(&self, out: &Shared<'_, Y>, width: usize, column: usize, token: usize) {
-        for at in 0..self.tokens {
-            // SAFETY: the caller vouches for it.
-            let out = unsafe { out.part((token + at) * width + column, self.rows) };
-            narrow(self.of_token(at), out);
-        }
+    unsafe fn give<Y: Number>(&self, out: &Shared<'_, Y>, width: usize, place: Place) {
+        let first = place.token * width + place.column;
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            narrow_rows(self.values, self.stride, self.rows, self.tokens, |at| out.part(first + at * width, self.rows))
+        };
+    }
+}
+
+/// A piece of a product with an input that is tiles.
+#[cfg(target_arch = "x86_64")]
+struct Tiled<'a> {
+    inputs: &'a amx::Packed,
+    /// Elements of a row.
+    width: usize,
+    columns: &'a Range<usize>,
+    tokens: &'a Range<usize>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tiled<'_> {
+    fn parts<W: Number, const N: usize>(
+        &self,
+        weights: &[Weights<'_, W>; N],
+        mut take: impl FnMut([Part<'_>; N], Place),
+    ) {
+        let (rows, count, width) = (self.columns.len(), self.tokens.len(), self.width);
+        let take = |squares: &mut [amx::Square; N], row: usize, token: usize| {
+            let (rows, tokens) = ((rows - row).min(amx::BLOCK), (count - token).min(amx::BLOCK));
+            let part = |square| Part { values: amx::Square::rows(square, tokens), tokens, rows, stride: amx::BLOCK };
+            let mut parts = squares.each_mut().map(part);
+            for (part, weights) in parts.iter_mut().zip(weights) {
+                if let Weights::Int8 { scales, .. } = weights {
+                    part.scale(&scales[row..]);
+                }
+            }
+            take(parts, Place { column: self.columns.start + row, token: self.tokens.start + token });
+        };
+        let lines = weights.map(|weights| match weights {
+            // Inputs of tiles are bfloat16, and so are elements.
+            Weights::Elements(elements) => {
+                amx::Lines::Elements(Matrix::dense(W::as_bf16(elements).unwrap_or(&[]), width))
+            }
+            Weights::Int8 { values, .. } => amx::Lines::Int8(Matrix::dense(values, width)),
+            Weights::Int4 { values, scales } => amx::Lines::Int4(Packed::new(values, scales, width)),
+        });
+        // SAFETY: who has tiles may use the instructions.
+        unsafe { amx::products(self.inputs, self.tokens.clone(), lines, take) };
     }
 }

@@ -9,6 +9,8 @@ use crate::amx;
 use crate::matrix::Matrix;
 use crate::number::Number;
 
+/// Scores of a row are whole registers.
+const SIDE: usize = 16;
 /// Keys at a time, if blocks are not larger: their scores and values stay in the caches.
 const KEYS: usize = 256;
 
@@ -35,8 +37,7 @@ impl<Q: Number> Item<'_, Q> {
         for first in blocks.clone().step_by(each) {
             let last = blocks.end.min(first + each);
             let all = range.start.max(first * block)..range.end.min(last * block);
-            // Scores are written sixteen at a time: those behind a block's last are of no key, or of the next block, which follows.
-            let columns = (all.len() + amx::SIDE).next_multiple_of(amx::SIDE);
+            let columns = all.len().next_multiple_of(SIDE);
             scores.clear();
             scores.resize(rows * columns, 0.0_f32);
             // Made where keys and values cannot be read where they lie.
@@ -59,8 +60,15 @@ impl<Q: Number> Item<'_, Q> {
                     let elements = place * width..(place + seen.len()) * width;
                     (Matrix::dense(&keys[elements.clone()], width), Matrix::dense(&values[elements], width))
                 };
+                let give = |[square]: &mut [amx::Square; 1], first: usize, row: usize| {
+                    let (count, scores) = (keys.rows() - first, scores[row * columns..].chunks_mut(columns));
+                    for (from, to) in square.rows(rows - row).chunks(amx::BLOCK).zip(scores) {
+                        let from = &from[..count.min(amx::BLOCK)];
+                        to[place + first..][..from.len()].copy_from_slice(from);
+                    }
+                };
                 // SAFETY: the processor has the instructions.
-                unsafe { amx::products(&queries, 0..rows, keys, &mut scores[place..], columns) };
+                unsafe { amx::products(&queries, 0..rows, [amx::Lines::Elements(keys)], give) };
                 weighed.push(values);
             }
             self.mask(lowest, &all, &mut scores, columns);

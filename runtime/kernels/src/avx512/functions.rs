@@ -6,11 +6,13 @@ use std::arch::x86_64::{
     _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_slli_epi32, _mm512_sub_ps,
 };
+use std::marker::PhantomData;
 
 use half::bf16;
 
 use super::{Arithmetic, Kernel, SUMS, of_bf16};
 use crate::functions::{CUBE, FACTORS, LEAST, LN_2, MOST, ROUND, TWICE_ROOT};
+use crate::number::Number;
 
 /// Which of the sixteen elements from `at` on are among the first `length`; `None` if none is. Loops ask for it rather than take
 /// chunks, whose iterators the compiler leaves as calls in functions for certain instructions.
@@ -84,6 +86,30 @@ impl<A: Arithmetic> Kernel<A> for Narrow<'_> {
                 _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), mask, narrow);
             }
             at += SUMS;
+        }
+    }
+}
+
+/// [`crate::functions::narrow_rows`].
+pub(crate) struct NarrowRows<'a, W, F> {
+    pub(crate) from: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+    pub(crate) count: usize,
+    pub(crate) to: F,
+    pub(crate) element: PhantomData<W>,
+}
+
+impl<'a, A: Arithmetic, W: Number, F: Fn(usize) -> &'a mut [W]> Kernel<A> for NarrowRows<'_, W, F> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        for row in 0..self.count {
+            let from = &self.from[row * self.stride..][..self.width];
+            let Some(to) = W::as_bf16_mut((self.to)(row)) else { return };
+            // SAFETY: the caller vouches for the instructions.
+            unsafe { Kernel::<A>::run(Narrow { from, to }) };
         }
     }
 }

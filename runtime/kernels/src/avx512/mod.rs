@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use half::bf16;
 
 pub(crate) use self::dots::dots;
-pub(crate) use self::functions::{Gated, Narrow};
+pub(crate) use self::functions::{Gated, Narrow, NarrowRows};
 pub(crate) use self::softmax::{weigh, weights_of};
 use crate::number::{Kind, Number, Weight};
 use crate::vectors;

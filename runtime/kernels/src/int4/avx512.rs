@@ -8,16 +8,17 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_broadcast_i64x4, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_reduce_add_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_reduce_add_ps,
+    _mm512_set1_epi16, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_srlv_epi16,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 use std::cell::RefCell;
 
 use gemma4_model::quantization::{GROUP, GROUPS_OF_BLOCK};
 use half::bf16;
 
-use super::{BITS_OF_INTEGER, Packed};
-use crate::avx512::{self, Arithmetic, Kernel, SUMS};
+use super::{BITS_OF_INTEGER, Packed, Row};
+use crate::avx512::{self, Arithmetic, Kernel, Pairs, SUMS};
 use crate::number::Weight;
 
 /// How many bytes ahead of those that are used words are fetched.
@@ -51,14 +52,28 @@ fn words(from: &[u16; GROUP]) -> __m512i {
 ///
 /// # Safety
 /// The processor has AVX-512.
-pub(crate) unsafe fn widen(from: &[u16], scales: &[bf16], to: &mut [bf16]) {
+pub(crate) unsafe fn widen(row: Row<'_>, to: &mut [bf16]) {
     // SAFETY: the caller vouches for it.
-    unsafe { avx512::run(Widen { from, scales, to }) };
+    unsafe { avx512::run(Widen { row, to }) };
+}
+
+/// A group of a row as bfloat16, each number rounded once.
+///
+/// # Safety
+/// The processor has AVX-512 with bfloat16.
+#[inline(always)]
+pub(crate) unsafe fn group(row: Row<'_>, at: usize) -> __m512i {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let (block, [low, high]) = (&row.words.as_chunks::<GROUP>().0[at / GROUPS_OF_BLOCK], [at & 1, at & 2]);
+        let down = _mm512_set1_epi16((BITS_OF_INTEGER * (low + high)) as i16);
+        let scaled = Pairs::table(_mm512_mul_ps(numbers(), _mm512_set1_ps(row.scales[at].widen())));
+        Pairs::look_up(scaled, _mm512_srlv_epi16(words(block), down))
+    }
 }
 
 struct Widen<'a> {
-    from: &'a [u16],
-    scales: &'a [bf16],
+    row: Row<'a>,
     to: &'a mut [bf16],
 }
 
@@ -67,7 +82,7 @@ impl<A: Arithmetic> Kernel<A> for Widen<'_> {
 
     #[inline(always)]
     unsafe fn run(self) {
-        let Widen { from, scales, to } = self;
+        let Widen { row: Row { words: from, scales }, to } = self;
         let (blocks, groups) = (from.as_chunks::<GROUP>().0, to.as_chunks_mut::<GROUP>().0);
         let count = groups.len().min(scales.len());
         // SAFETY: the caller vouches for the instructions; a prefetch has no effect that can be seen, and a group is 64 bytes.
@@ -163,7 +178,7 @@ unsafe fn line<A: Arithmetic, const R: usize>(
     }
     let mut words_of: [&[u16]; R] = [&[]; R];
     for row in 0..R {
-        let (words, scales) = weights.row(rows[row]);
+        let Row { words, scales } = weights.row(rows[row]);
         words_of[row] = words;
         // SAFETY: the caller vouches for the instructions.
         unsafe { widen_scales(scales, &mut room[row * groups.len()..][..groups.len()]) };

@@ -46,10 +46,38 @@ impl<'a> Packed<'a> {
         self.words.len().checked_div(packed_words(self.width)).unwrap_or(0)
     }
 
-    /// The words and scales of a row.
-    fn row(&self, row: usize) -> (&'a [u16], &'a [bf16]) {
+    /// Elements of a row.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn row(&self, row: usize) -> Row<'a> {
         let (words, groups) = (packed_words(self.width), self.width / GROUP);
-        (&self.words[row * words..][..words], &self.scales[row * groups..][..groups])
+        Row { words: &self.words[row * words..][..words], scales: &self.scales[row * groups..][..groups] }
+    }
+}
+
+/// A row of integers.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    /// Of four groups each.
+    words: &'a [u16],
+    /// Of each group.
+    scales: &'a [bf16],
+}
+
+impl<'a> Row<'a> {
+    /// As many words as groups need.
+    #[cfg(test)]
+    pub(crate) fn new(words: &'a [u16], scales: &'a [bf16]) -> Self {
+        Row { words, scales }
+    }
+
+    /// Its words, those of four groups side by side.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn words(&self) -> &'a [u16] {
+        self.words
     }
 }
 
@@ -74,13 +102,13 @@ thread_local! {
 pub(crate) unsafe fn in_bf16(weights: Packed<'_>, tokens: usize, multiply: impl FnMut(usize, &[bf16])) {
     ROOM_OF_THREAD.with_borrow_mut(|Room { narrow, .. }| {
         // SAFETY: the caller vouches for it.
-        in_parts(weights, tokens, narrow, |words, scales, to| unsafe { avx512::widen(words, scales, to) }, multiply);
+        in_parts(weights, tokens, narrow, |row, to| unsafe { avx512::widen(row, to) }, multiply);
     });
 }
 
 /// The same as f32.
 pub(crate) fn in_f32(weights: Packed<'_>, tokens: usize, multiply: impl FnMut(usize, &[f32])) {
-    let widen = |words: &[u16], scales: &[bf16], to: &mut [f32]| vectorize(Widen { words, scales, to });
+    let widen = |row: Row<'_>, to: &mut [f32]| vectorize(Widen { row, to });
     ROOM_OF_THREAD.with_borrow_mut(|Room { wide, .. }| in_parts(weights, tokens, wide, widen, multiply));
 }
 
@@ -88,7 +116,7 @@ fn in_parts<E: Copy + Default>(
     weights: Packed<'_>,
     tokens: usize,
     room: &mut Vec<E>,
-    widen: impl Fn(&[u16], &[bf16], &mut [E]),
+    widen: impl Fn(Row<'_>, &mut [E]),
     mut multiply: impl FnMut(usize, &[E]),
 ) {
     let (rows, width) = (weights.rows(), weights.width.max(1));
@@ -100,8 +128,7 @@ fn in_parts<E: Copy + Default>(
     for first in (0..rows).step_by(each.max(1)) {
         let count = each.min(rows - first);
         for (row, to) in (first..first + count).zip(room.chunks_exact_mut(width)) {
-            let (words, scales) = weights.row(row);
-            widen(words, scales, to);
+            widen(weights.row(row), to);
         }
         multiply(first, &room[..count * width]);
     }
@@ -109,8 +136,7 @@ fn in_parts<E: Copy + Default>(
 
 /// A row becomes f32.
 pub(crate) struct Widen<'a> {
-    pub(crate) words: &'a [u16],
-    pub(crate) scales: &'a [bf16],
+    pub(crate) row: Row<'a>,
     pub(crate) to: &'a mut [f32],
 }
 
@@ -119,8 +145,8 @@ impl Lanes for Widen<'_> {
 
     #[inline(always)]
     fn run<const L: usize, const FUSED: bool>(self) {
-        let blocks = self.words.as_chunks::<GROUP>().0;
-        for (at, (to, scale)) in self.to.as_chunks_mut::<GROUP>().0.iter_mut().zip(self.scales).enumerate() {
+        let blocks = self.row.words.as_chunks::<GROUP>().0;
+        for (at, (to, scale)) in self.to.as_chunks_mut::<GROUP>().0.iter_mut().zip(self.row.scales).enumerate() {
             let (words, scale) = (&blocks[at / GROUPS_OF_BLOCK], scale.widen());
             // Up until the integer's sign is the word's, then down with copies of it.
             let up = BITS - BITS_OF_INTEGER * (at % GROUPS_OF_BLOCK + 1);
