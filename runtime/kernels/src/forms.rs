@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::amx;
 use crate::blocked::Blocked;
 use crate::dot::Dots;
-use crate::functions::{Gate, gated};
+use crate::functions::{Gate, gated, softcap};
 use crate::int4::{Row, Widen};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
@@ -161,6 +161,16 @@ proptest! {
         products::<bf16, i8>(tokens, rows, width, &x, &integers);
         // Integers of four bits that have been widened.
         products::<bf16, f32>(tokens, rows, width, &x, &w);
+    }
+
+    #[test]
+    fn any_numbers_capped(numbers in proptest::collection::vec(-400.0_f32..400.0, 1..50), cap in 1.0_f32..60.0) {
+        let mut ours = numbers.clone();
+        softcap(&mut ours, cap);
+        for (number, ours) in numbers.iter().zip(ours) {
+            let exact = f64::from(cap) * (f64::from(*number) / f64::from(cap)).tanh();
+            prop_assert!((f64::from(ours) - exact).abs() <= 1e-6 * f64::from(cap), "{} of {} is {}", ours, number, exact);
+        }
     }
 
     #[test]

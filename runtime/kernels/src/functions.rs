@@ -71,6 +71,11 @@ pub(crate) fn gelu<const L: usize, const FUSED: bool>(x: [f32; L]) -> [f32; L] {
 
 /// `x = cap * tanh(x / cap)`.
 pub(crate) fn softcap(values: &mut [f32], cap: f32) {
+    #[cfg(target_arch = "x86_64")]
+    if vectors::has_avx512() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { avx512::run(avx512::SoftCap { values, cap }) };
+    }
     vectorize(SoftCap { values, cap });
 }
 

@@ -41,6 +41,7 @@ mod products;
 pub mod profile;
 mod softmax;
 mod stored;
+mod sums;
 mod threads;
 mod vectors;
 pub mod weights;

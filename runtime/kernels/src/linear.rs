@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use crate::functions::{gated, narrow_rows, softcap};
+use crate::functions::{gated, softcap};
 use crate::int4::{self, Packed};
 use crate::matrix::Matrix;
 use crate::number::{Number, Weight};
-use crate::products::{Many, PANEL, Wide, few_of, takes_narrow};
+use crate::products::{Wide, takes_narrow};
+#[cfg(target_arch = "x86_64")]
+use crate::sums::Tiled;
+use crate::sums::{Part, Place, Sums};
 use crate::threads::{self, Shared};
 #[cfg(target_arch = "x86_64")]
 use crate::vectors;
@@ -459,137 +462,3 @@ fn columns_of_pieces<W: Number>(weights: &Weights<'_, W>, width: usize, most: us
 /// Rows from which on tiles pay.
 #[cfg(target_arch = "x86_64")]
 const TILES_FROM: usize = 2;
-
-/// Products of some rows of input with some rows of a matrix.
-pub(crate) struct Sums {
-    pub(crate) values: Vec<f32>,
-    tokens: usize,
-    rows: usize,
-    /// Distance of neighbouring tokens.
-    stride: usize,
-}
-
-impl Sums {
-    /// `inputs [tokens, width] * weights [rows, width]^T` on this thread. Widened inputs are as [`spread`] has set them for elements
-    /// of `W`.
-    fn of_few<W: Number, X: Number, E: Weight>(inputs: Matrix<'_, X>, weights: Matrix<'_, E>) -> Self {
-        let (rows, tokens) = (weights.rows(), inputs.rows());
-        let mut values = vec![0.0; rows * tokens];
-        few_of::<W, X, E>(inputs, weights, &mut values);
-        Sums { values, tokens, rows, stride: rows }
-    }
-
-    /// The same of many rows, which are as they were.
-    fn of_many<X: Number, E: Weight>(inputs: &[X], weights: Matrix<'_, E>) -> Self {
-        let (rows, tokens) = (weights.rows(), inputs.len() / weights.width());
-        let stride = rows.next_multiple_of(PANEL);
-        let mut values = vec![0.0; tokens * stride];
-        Many::new(inputs, weights.width()).products(weights, &mut values, stride);
-        Sums { values, tokens, rows, stride }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn none() -> Self {
-        Sums { values: Vec::new(), tokens: 0, rows: 0, stride: 0 }
-    }
-
-    /// All of them.
-    fn part(&mut self) -> Part<'_> {
-        Part { values: &mut self.values, tokens: self.tokens, rows: self.rows, stride: self.stride }
-    }
-
-    /// Takes over those of some rows of the matrix, from row `first` on.
-    fn place(&mut self, first: usize, part: &Self) {
-        for token in 0..self.tokens {
-            let from = &part.values[token * part.stride..][..part.rows];
-            self.values[token * self.stride + first..][..part.rows].copy_from_slice(from);
-        }
-    }
-}
-
-/// Some of the sums of a piece.
-pub(crate) struct Part<'a> {
-    /// `[tokens, stride]`; behind those of a token may be anything.
-    pub(crate) values: &'a mut [f32],
-    tokens: usize,
-    rows: usize,
-    /// Distance of neighbouring tokens.
-    stride: usize,
-}
-
-/// Where a part's sums belong in the result.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    /// The row of the matrix.
-    pub(crate) column: usize,
-    /// The row of the input.
-    pub(crate) token: usize,
-}
-
-impl Part<'_> {
-    /// Multiplies those of each row of the matrix by its scale.
-    fn scale(&mut self, scales: &[f32]) {
-        for sums in self.values.chunks_mut(self.stride.max(1)) {
-            sums.iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale);
-        }
-    }
-
-    /// Those of each row of the input.
-    pub(crate) fn of_tokens(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks(self.stride.max(1)).take(self.tokens).map(|row| &row[..self.rows])
-    }
-
-    /// Rounds them into `out` `[.., width]`.
-    ///
-    /// # Safety
-    /// Nobody else has these elements of `out`.
-    unsafe fn give<Y: Number>(&self, out: &Shared<'_, Y>, width: usize, place: Place) {
-        let first = place.token * width + place.column;
-        // SAFETY: the caller vouches for it.
-        unsafe {
-            narrow_rows(self.values, self.stride, self.rows, self.tokens, |at| out.part(first + at * width, self.rows))
-        };
-    }
-}
-
-/// A piece of a product with an input that is tiles.
-#[cfg(target_arch = "x86_64")]
-struct Tiled<'a> {
-    inputs: &'a amx::Packed,
-    /// Elements of a row.
-    width: usize,
-    columns: &'a Range<usize>,
-    tokens: &'a Range<usize>,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Tiled<'_> {
-    fn parts<W: Number, const N: usize>(
-        &self,
-        weights: &[Weights<'_, W>; N],
-        mut take: impl FnMut([Part<'_>; N], Place),
-    ) {
-        let (rows, count, width) = (self.columns.len(), self.tokens.len(), self.width);
-        let take = |squares: &mut [amx::Square; N], row: usize, token: usize| {
-            let (rows, tokens) = ((rows - row).min(amx::BLOCK), (count - token).min(amx::BLOCK));
-            let part = |square| Part { values: amx::Square::rows(square, tokens), tokens, rows, stride: amx::BLOCK };
-            let mut parts = squares.each_mut().map(part);
-            for (part, weights) in parts.iter_mut().zip(weights) {
-                if let Weights::Int8 { scales, .. } = weights {
-                    part.scale(&scales[row..]);
-                }
-            }
-            take(parts, Place { column: self.columns.start + row, token: self.tokens.start + token });
-        };
-        let lines = weights.map(|weights| match weights {
-            // Inputs of tiles are bfloat16, and so are elements.
-            Weights::Elements(elements) => {
-                amx::Lines::Elements(Matrix::dense(W::as_bf16(elements).unwrap_or(&[]), width))
-            }
-            Weights::Int8 { values, .. } => amx::Lines::Int8(Matrix::dense(values, width)),
-            Weights::Int4 { values, scales } => amx::Lines::Int4(Packed::new(values, scales, width)),
-        });
-        // SAFETY: who has tiles may use the instructions.
-        unsafe { amx::products(self.inputs, self.tokens.clone(), lines, take) };
-    }
-}

@@ -1,8 +1,9 @@
 //! Products of bfloat16 with AMX: tiles of 16 rows by 32 elements meet tiles of 32 elements by 16 columns, summed in f32.
 //!
-//! Weights are the left factor. They come line by line and in the order of memory, whatever they are ([`Lines`]), and lie in the caches
-//! as bfloat16 before they are multiplied. Rows of the input become the right factor once for each product, with pairs of neighbours of
-//! sixteen rows side by side ([`Packed`]). So what comes out is turned, and is turned back in registers when it leaves.
+//! Weights are the left factor ([`Lines`]). Where they meet few rows of the input, tiles of them are loaded where they lie. Else they are
+//! read line by line and in the order of memory, whatever they are, and lie in the caches as bfloat16 before they are multiplied. Rows of
+//! the input become the right factor once for each product, with pairs of neighbours of sixteen rows side by side ([`Packed`]). So what
+//! comes out is turned, and is turned back in registers when it leaves ([`Square`]).
 //!
 //! Registers of tiles are this module's alone: the compiler uses none, so they keep what they hold from one statement to the next,
 //! and every function that needs them holds a [`Tiles`].

@@ -57,6 +57,34 @@ impl<A: Arithmetic> Kernel<A> for Gated<'_> {
     }
 }
 
+/// [`crate::functions::softcap`].
+pub(crate) struct SoftCap<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) cap: f32,
+}
+
+impl<A: Arithmetic> Kernel<A> for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let SoftCap { values, cap } = self;
+        let mut at = 0;
+        while let Some(mask) = left(values.len(), at) {
+            let values = &mut values[at..];
+            // SAFETY: only elements of the mask are read and written, which are there; the caller vouches for the instructions.
+            unsafe {
+                let (cap, one) = (_mm512_set1_ps(cap), _mm512_set1_ps(1.0));
+                let part = _mm512_div_ps(_mm512_maskz_loadu_ps(mask, values.as_ptr()), cap);
+                let power = exp(_mm512_add_ps(part, part));
+                let rest = _mm512_div_ps(_mm512_set1_ps(2.0), _mm512_add_ps(power, one));
+                _mm512_mask_storeu_ps(values.as_mut_ptr(), mask, _mm512_mul_ps(cap, _mm512_sub_ps(one, rest)));
+            }
+            at += SUMS;
+        }
+    }
+}
+
 /// [`crate::functions::gelu`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]

@@ -9,22 +9,23 @@ mod functions;
 mod softmax;
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm_maskz_loadu_epi8, _mm256_loadu_si256, _mm256_maskz_loadu_epi16,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_cmpunord_ps_mask, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi16,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_si512, _mm512_mask_mov_epi32, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_or_si512,
-    _mm512_permutex2var_epi16, _mm512_permutex2var_ps, _mm512_permutexvar_epi16, _mm512_permutexvar_ps,
-    _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_f32x4,
-    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_srai_epi32, _mm512_srli_epi32, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_unpacklo_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm_loadu_si128, _mm_maskz_loadu_epi8, _mm256_loadu_si256,
+    _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_broadcast_i64x4,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmpunord_ps_mask, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps,
+    _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_permutex2var_ps, _mm512_permutexvar_epi16,
+    _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_shuffle_f32x4, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_srai_epi32, _mm512_srli_epi32,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpackhi_ps, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_unpacklo_ps,
 };
 use std::marker::PhantomData;
 
 use half::bf16;
 
 pub(crate) use self::dots::dots;
-pub(crate) use self::functions::{Gated, Narrow, NarrowRows};
+pub(crate) use self::functions::{Gated, Narrow, NarrowRows, SoftCap};
 pub(crate) use self::softmax::{weigh, weights_of};
 use crate::number::{Kind, Number, Weight};
 use crate::vectors;
@@ -117,6 +118,10 @@ impl Arithmetic for Pairs {
             if let Some(from) = E::as_bf16(from) {
                 load_some(from)
             } else if let Some(from) = E::as_int8(from) {
+                // A part that is whole needs no masks.
+                if let Some(whole) = from.first_chunk::<PART>() {
+                    return upper_halves(whole_int8(whole.as_ptr()), whole_int8(whole.as_ptr().add(SUMS)));
+                }
                 let (low, high) = from.split_at(from.len().min(SUMS));
                 upper_halves(widened(low), widened(high))
             } else {
@@ -347,6 +352,17 @@ unsafe fn of_mask<E: Weight>(from: *const E, mask: u16) -> __m512 {
             Kind::Int8 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from.cast()))),
         }
     }
+}
+
+/// Sixteen integers as f32.
+///
+/// # Safety
+/// They can be read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn whole_int8(from: *const i8) -> __m512 {
+    // SAFETY: the caller vouches for it.
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(from.cast()) }))
 }
 
 /// Sixteen bfloat16 as f32.
