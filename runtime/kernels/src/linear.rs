@@ -426,8 +426,10 @@ impl Form {
     }
 }
 
-/// Columns that a thread takes at a time.
+/// Columns that a thread takes at a time, of `matrices` side by side.
 pub(crate) fn columns<W: Number>(weights: &Weights<'_, W>, matrices: usize, tokens: usize, width: usize) -> usize {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = matrices;
     let (piece, tiles) = match Form::of::<W>(tokens) {
         Form::Few if tokens == 1 => return columns_of_pieces(weights, width, PIECE_OF_ONE, TILES_OF_ONE),
         Form::Few => (PIECE, TILES),
