@@ -125,11 +125,11 @@ pub(crate) unsafe fn products<const N: usize>(
         let is_wide = pair * BLOCK + SIDE < tokens.len();
         (inputs.tiles(at, first), is_wide.then(|| inputs.tiles(at + 1, first)))
     };
-    // SAFETY: the caller vouches for it.
-    let tiles = unsafe { Tiles::new() };
     if pairs == 0 || rows == 0 {
         return;
     }
+    // SAFETY: the caller vouches for it.
+    let tiles = unsafe { Tiles::new() };
     if pairs == 1 || deep <= NARROW {
         // SAFETY: as above.
         let done = unsafe { in_place(&tiles, &right, [pairs, deep, inputs.part()], &weights, &mut take) };
@@ -218,8 +218,11 @@ unsafe fn in_place<'r, const N: usize>(
                     Left { start: rest.as_ptr(), stride: deep * PAIRS }
                 });
                 let next = if matrix + 1 < N { left_of(matrix + 1, row) } else { left_of(0, row + BLOCK) };
-                // With more pairs, they are in the caches already.
-                let mut ahead = Ahead { left, next: next.filter(|_| pair == 0), at: AHEAD_IN_PLACE, deep };
+                // For the first pair; then they are in the caches.
+                let mut ahead = match pair {
+                    0 => Ahead { left, next, at: AHEAD_IN_PLACE, deep },
+                    _ => Ahead { left, next: None, at: deep, deep },
+                };
                 tiles.begin(None, is_wide);
                 for first in (0..deep).step_by(part) {
                     // SAFETY: all rows have as many lines.

@@ -5,12 +5,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{AttentionError, Item, Partial, Rows};
-use crate::amx;
 use crate::matrix::Matrix;
 use crate::number::Number;
+use crate::{amx, avx512};
 
-/// Scores of a row are whole registers.
-const SIDE: usize = 16;
 /// Keys at a time, if blocks are not larger: their scores and values stay in the caches.
 const KEYS: usize = 256;
 
@@ -37,7 +35,8 @@ impl<Q: Number> Item<'_, Q> {
         for first in blocks.clone().step_by(each) {
             let last = blocks.end.min(first + each);
             let all = range.start.max(first * block)..range.end.min(last * block);
-            let columns = all.len().next_multiple_of(SIDE);
+            // Whole registers.
+            let columns = all.len().next_multiple_of(avx512::SUMS);
             scores.clear();
             scores.resize(rows * columns, 0.0_f32);
             // Made where keys and values cannot be read where they lie.
